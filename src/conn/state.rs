@@ -247,7 +247,7 @@ const KEEPS_DISPATCH: u32 =
     READABLE | REFRAMED | PEEKING | ENDS_OUTPUT | ABOVE_HIGH | RECORDED | DEAD;
 /// Bits that require a look-up of the entry after each frame.
 const CHECKED_PER_FRAME: u32 =
-    STOPS_SENDING | STOPS_FRAMES | ABOVE_HIGH | BY_CREDIT | OWN_LIMITS | TIMED | FILTERED;
+    STOPS_SENDING | STOPS_FRAMES | ABOVE_HIGH | BY_CREDIT | OWN_LIMITS | TIMED;
 
 /// The state of one entry.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
@@ -348,6 +348,8 @@ queries! {
     // Properties and shortcuts.
 
     fn is_recorded = any(RECORDED);
+    /// Returns true if the bytes of the connection pass through a transport filter.
+    fn is_filtered = any(FILTERED);
     fn is_addr_counted = any(ADDR_COUNTED);
     /// Returns true if the entry need not be looked up after each frame.
     fn needs_no_check_per_frame = none(CHECKED_PER_FRAME);
@@ -720,19 +722,20 @@ impl State {
     }
 
     /// Returns true if the fast path can dispatch the connection: it is readable and needs no check
-    /// after each frame.
-    pub(crate) fn is_plain_to_read(self) -> bool {
-        self.any(READABLE) && self.none(CHECKED_PER_FRAME | RECORDED | OPENING)
+    /// after each frame. `is_filtered` is true for the fast path of connections with a filter.
+    pub(crate) fn is_plain_to_read(self, is_filtered: bool) -> bool {
+        const TESTED: u32 = READABLE | CHECKED_PER_FRAME | RECORDED | OPENING | FILTERED;
+        let wanted = match is_filtered {
+            true => READABLE | FILTERED,
+            false => READABLE,
+        };
+        self.0 & TESTED == wanted
     }
 }
 
 /// The transport filter.
 #[cfg(any(test, feature = "tls"))]
 impl State {
-    pub(crate) fn is_filtered(self) -> bool {
-        self.any(FILTERED)
-    }
-
     pub(crate) fn set_filtered(&mut self) {
         self.set(FILTERED);
     }

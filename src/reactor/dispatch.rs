@@ -27,7 +27,7 @@ impl<H: Handler> Reactor<H> {
     /// Dispatches one ready entry.
     pub(super) fn dispatch(&mut self, token: Token) {
         #[cfg(not(unstick_general_path))]
-        if self.dispatch_plain(token) {
+        if self.dispatch_plain::<false>(token) {
             return;
         }
         self.dispatch_any(token);
@@ -35,6 +35,10 @@ impl<H: Handler> Reactor<H> {
 
     #[inline(never)]
     fn dispatch_any(&mut self, token: Token) {
+        #[cfg(all(not(unstick_general_path), any(test, feature = "tls")))]
+        if self.dispatch_plain::<true>(token) {
+            return;
+        }
         match self.engine.take_ready(token) {
             Some(Entry::Conn(conn)) => {
                 let is_open = !conn.has_output_work() || self.dispatch_output(token);
@@ -138,10 +142,11 @@ impl<H: Handler> Reactor<H> {
 
     /// Dispatches a plain connection on the fast path. The fast path is enough if one read returns
     /// all input and no callback changes the state of the connection. Otherwise the general path
-    /// continues. Returns false if the general path must dispatch the entry from the start.
+    /// continues. Returns false if the general path must dispatch the entry from the start. `FILTERED`
+    /// is true for connections with a filter.
     #[cfg(not(unstick_general_path))]
     #[inline]
-    fn dispatch_plain(&mut self, token: Token) -> bool {
+    fn dispatch_plain<const FILTERED: bool>(&mut self, token: Token) -> bool {
         let Self {
             engine,
             handler,
@@ -149,7 +154,8 @@ impl<H: Handler> Reactor<H> {
             read_buffer,
             ..
         } = self;
-        let Some((mut assembler, bytes)) = engine.begin_plain(token, read_buffer.bytes_mut())
+        let Some((mut assembler, bytes)) =
+            engine.begin_plain::<FILTERED>(token, read_buffer.bytes_mut())
         else {
             return false;
         };
@@ -167,7 +173,7 @@ impl<H: Handler> Reactor<H> {
         });
         read_buffer.note(frames.read_len);
         if matches!(delivery, Delivery::NeedMore) {
-            match frames.engine().end_plain(token, assembler) {
+            match frames.engine().end_plain::<FILTERED>(token, assembler) {
                 Ok(()) => {
                     frames.callbacks.end();
                     return true;
@@ -432,9 +438,9 @@ impl Input<'_> {
             return Delivery::NeedMore;
         }
         // A filter needs memory for whole records, so it may exceed the budget by a record.
-        let direct_len_min = match state.needs_no_check_per_frame() {
-            true => 0,
-            false => engine.direct_len_min(token),
+        let direct_len_min = match state.is_filtered() {
+            true => engine.direct_len_min(token),
+            false => 0,
         };
         let len_max = engine.config.read_len_max.min(bytes_left);
         let len_max = len_max.max(direct_len_min);

@@ -59,6 +59,23 @@ impl Authority {
         self.sign(params)
     }
 
+    /// Returns the certificate of the authority in the format PEM.
+    pub fn pem(&self) -> String {
+        self.0.pem()
+    }
+
+    /// Issues a certificate for a name, that is valid until the year `expires`. Returns the
+    /// certificate and its key in the format PEM.
+    pub fn issue_pem(&self, name: &str, expires: i32) -> [String; 2] {
+        let mut params = CertificateParams::new([name.to_owned()]).expect("the name is valid");
+        params.not_before = rcgen::date_time_ymd(2001, 1, 1);
+        params.not_after = rcgen::date_time_ymd(expires, 1, 1);
+        let key = KeyPair::generate().expect("the system has random numbers");
+        let certificate = params.signed_by(&key, &self.0);
+        let certificate = certificate.expect("the parameters are valid");
+        [certificate.pem(), key.serialize_pem()]
+    }
+
     fn sign(
         &self,
         params: CertificateParams,

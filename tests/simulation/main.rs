@@ -5,3 +5,7 @@ mod lives;
 mod network;
 mod parts;
 mod scripts;
+mod tls_fuzz;
+
+#[path = "../fuzz/entries/lib.rs"]
+mod entries;

@@ -12,15 +12,16 @@
 //!   latency shows the effect of the flood.
 //! * 1,000 pings at once: a ping also waits for many other pings.
 //!
-//! Both kinds of bursts are measured without a flood (`quiet`), and during three floods by one
+//! Both kinds of bursts are measured without a flood (`quiet`), and during four floods by one
 //! peer:
 //!
 //! * `frames`: sends frames of 64 bytes on one connection as fast as the kernel accepts them, and
 //!   reads their echoes.
 //! * `datagrams`: sends datagrams of 64 bytes, and reads nothing.
 //! * `connects`: opens connections and resets them.
+//! * `handshakes`: opens 500 TLS connections per second, each with a full handshake.
 //!
-//! Each round measures the four cases one after the other, and each figure is the median of all
+//! Each round measures the five cases one after the other, and each figure is the median of all
 //! rounds. The goal is a 99th percentile of at most three times the percentile without a flood. The
 //! output also shows the number of reactor turns that ended between a ping and its echo. A high
 //! number means that the ping waited for many turns; otherwise a late ping waited for long turns.
@@ -35,6 +36,8 @@
 )]
 #[path = "../src/system.rs"]
 mod system;
+#[path = "../src/tls.rs"]
+mod tls;
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
@@ -44,8 +47,10 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection};
 use socket2::SockRef;
-use unstick::{ConnId, Context, Datagram, Framing, Handler, Reactor, UdpId};
+use unstick::{ConnId, Context, Datagram, Framing, Handler, ListenOptions, Reactor, UdpId};
 
 use system::Epoll;
 
@@ -54,8 +59,10 @@ const ROUNDS: usize = 5;
 /// Kinds of bursts: the pings per burst, and the bursts per round.
 const LOADS: [(usize, usize); 2] = [(16, 100), (PINGERS, 10)];
 const PAUSE: Duration = Duration::from_millis(5);
-const FLOODS: [&str; 4] = ["quiet", "frames", "datagrams", "connects"];
-/// Number of frames, datagrams or connections that the server must receive before the measurement
+const FLOODS: [&str; 5] = ["quiet", "frames", "datagrams", "connects", "handshakes"];
+/// Time between the starts of two handshakes.
+const HANDSHAKE_PERIOD: Duration = Duration::from_millis(2);
+/// Number of frames, datagrams, connections or handshakes that the server must receive before the measurement
 /// of a flood begins.
 const FLOOD_MIN: u64 = 100;
 
@@ -164,16 +171,18 @@ struct Counts {
     frames: AtomicU64,
     datagrams: AtomicU64,
     connects: AtomicU64,
+    handshakes: AtomicU64,
 }
 
 impl Counts {
-    /// Returns the number of frames, datagrams or connections that the server received, depending
-    /// on the kind of flood. Returns 0 for `quiet`.
+    /// Returns the number of frames, datagrams, connections or handshakes that the server received,
+    /// depending on the kind of flood. Returns 0 for `quiet`.
     fn of(&self, flood: &str) -> u64 {
         match flood {
             "frames" => self.frames.load(Relaxed),
             "datagrams" => self.datagrams.load(Relaxed),
             "connects" => self.connects.load(Relaxed),
+            "handshakes" => self.handshakes.load(Relaxed),
             _ => 0,
         }
     }
@@ -182,6 +191,7 @@ impl Counts {
 struct Server {
     tcp: SocketAddr,
     udp: SocketAddr,
+    tls: SocketAddr,
     counts: Arc<Counts>,
     stop: Arc<AtomicBool>,
     thread: JoinHandle<io::Result<()>>,
@@ -201,10 +211,15 @@ impl Server {
                 let mut reactor = Reactor::new(Echo)?;
                 let listener = reactor.listen("127.0.0.1:0", Framing::length_u32())?;
                 let socket = reactor.bind_udp("127.0.0.1:0")?;
-                let addrs = (
+                let options = ListenOptions::new().tls(tls::server_config()?);
+                let framing = Framing::length_u32();
+                let tls_listener =
+                    reactor.with(|_, cx| cx.listen_with("127.0.0.1:0", framing, &options))?;
+                let addrs = [
                     reactor.local_inet_addr(listener)?,
                     reactor.local_inet_addr(socket)?,
-                );
+                    reactor.local_inet_addr(tls_listener)?,
+                ];
                 addrs_tx.send(addrs).map_err(io::Error::other)?;
                 while !stop.load(Relaxed) {
                     reactor.turn(Some(Duration::from_millis(100)))?;
@@ -213,17 +228,19 @@ impl Server {
                     counts.frames.store(stats.frames_in, Relaxed);
                     counts.datagrams.store(stats.datagrams_in, Relaxed);
                     counts.connects.store(stats.accepted, Relaxed);
+                    counts.handshakes.store(stats.tls_established, Relaxed);
                 }
                 Ok(())
             }
         });
-        let Ok((tcp, udp)) = addrs_rx.recv() else {
+        let Ok([tcp, udp, tls]) = addrs_rx.recv() else {
             join(thread)?;
             return Err(ErrorKind::BrokenPipe.into());
         };
         Ok(Self {
             tcp,
             udp,
+            tls,
             counts,
             stop,
             thread,
@@ -358,7 +375,7 @@ impl Flood {
             let stop = Arc::clone(&stop);
             move || stop.load(Relaxed)
         };
-        let (tcp, udp) = (server.tcp, server.udp);
+        let (tcp, udp, tls_addr) = (server.tcp, server.udp, server.tls);
         let before = server.counts.of(name);
         let mut stream = None;
         let threads = match name {
@@ -396,6 +413,18 @@ impl Flood {
                 }
                 Ok(())
             })],
+            "handshakes" => {
+                let config = tls::client_config()?;
+                vec![in_background(core, move || {
+                    let mut next = Instant::now();
+                    while !stopped() {
+                        handshake(tls_addr, &config)?;
+                        next += HANDSHAKE_PERIOD;
+                        thread::sleep(next.saturating_duration_since(Instant::now()));
+                    }
+                    Ok(())
+                })]
+            }
             _ => return Ok(None),
         };
         while server.counts.of(name) < before + FLOOD_MIN {
@@ -418,6 +447,22 @@ impl Flood {
         }
         self.threads.into_iter().try_for_each(join)
     }
+}
+
+/// Connects, completes a full handshake, and resets the connection.
+fn handshake(server: SocketAddr, config: &Arc<ClientConfig>) -> io::Result<()> {
+    let mut stream = TcpStream::connect(server)?;
+    stream.set_nodelay(true)?;
+    let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
+    let session = ClientConnection::new(config.clone(), name);
+    let mut session = session.map_err(io::Error::other)?;
+    while session.is_handshaking() || session.wants_write() {
+        session.complete_io(&mut stream)?;
+    }
+    // Until the server has finished its side, a reset would end the handshake early. The tickets
+    // arrive after that.
+    session.read_tls(&mut stream)?;
+    SockRef::from(&stream).set_linger(Some(Duration::ZERO))
 }
 
 /// Starts a thread that runs only while no other thread wants its core.

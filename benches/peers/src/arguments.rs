@@ -5,7 +5,7 @@ use std::str::FromStr;
 use lexopt::ValueExt as _;
 use lexopt::prelude::{Long, Short, Value};
 
-use crate::cell::{Cell, FIRST, FURTHER, QUICK, UDP};
+use crate::cell::{Cell, FIRST, FURTHER, QUICK, TLS, UDP};
 use crate::servers::{self, Server};
 
 pub(crate) const HELP: &str = "\
@@ -27,13 +27,16 @@ Modes:
 
 Options:
   --servers A,B,C      servers to compare (default all); the first is the reference of the ratios
-  --cells first|all|udp
+  --cells first|all|tls|udp
                        a set of loads (cells): small frames (the default of measure), small and
-                       larger frames, or datagrams
+                       larger frames, TLS, or datagrams
   --cell CxDxS         adds one load: C connections, each with D frames of S bytes in flight;
                        udp-CxDxS: C sockets, each with D datagrams of S bytes in flight;
                        udp-gso-CxDxS: like udp-CxDxS, but each client sends its D datagrams
-                       with one call (GSO); may be repeated
+                       with one call (GSO);
+                       tls-CxDxS: like CxDxS over TLS 1.3 with AES-128-GCM;
+                       tls-new-CxDxS: like tls-CxDxS, but each batch has a new connection with
+                       a full handshake; may be repeated
   --idle N             idle connections beside those of the load (default 19000 in mode idle, else
                        none); only for idle, syscalls and instructions
   --rounds N           rounds per load; each round loads every server twice (default 30)
@@ -160,8 +163,9 @@ fn parse_cells(set: &str) -> Result<Vec<Cell>, lexopt::Error> {
     match set {
         "first" => Ok(FIRST.to_vec()),
         "all" => Ok([FIRST, FURTHER].concat()),
+        "tls" => Ok(TLS.to_vec()),
         "udp" => Ok(UDP.to_vec()),
-        other => Err(format!("unknown set of cells {other:?}; use first, all or udp").into()),
+        other => Err(format!("unknown set of cells {other:?}; use first, all, tls or udp").into()),
     }
 }
 

@@ -11,6 +11,10 @@ use crate::framing::Framing;
 pub(crate) enum Transport {
     /// Frames on TCP connections.
     Tcp,
+    /// Frames on TLS connections.
+    Tls,
+    /// Frames on TLS connections; each batch has a new connection, with a full handshake.
+    TlsHandshakes,
     /// Datagrams; the client makes one system call for each datagram.
     Udp,
     /// Datagrams; the client sends a whole batch with one system call (GSO).
@@ -18,7 +22,7 @@ pub(crate) enum Transport {
 }
 
 /// One kind of load. It is written `CONNECTIONSxDEPTHxSIZE`, with the prefix `udp-` or `udp-gso-`
-/// for datagrams.
+/// for datagrams, and `tls-` or `tls-new-` for TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Cell {
     pub(crate) transport: Transport,
@@ -60,13 +64,26 @@ pub(crate) const UDP: &[Cell] = &[
     Cell::new(4, 32, 1200).over(Transport::UdpSegmented),
 ];
 
-/// Cells of `--quick`: single frames, glued frames, cut frames, and datagrams.
+/// Cells of TLS: one or many frames in flight, large frames, and handshakes.
+pub(crate) const TLS: &[Cell] = &[
+    Cell::new(1, 1, 64).over(Transport::Tls),
+    Cell::new(64, 1, 64).over(Transport::Tls),
+    Cell::new(1, 16, 64).over(Transport::Tls),
+    Cell::new(64, 16, 64).over(Transport::Tls),
+    Cell::new(4, 1, 262_144).over(Transport::Tls),
+    Cell::new(16, 1, 64).over(Transport::TlsHandshakes),
+];
+
+/// Cells of `--quick`: single frames, glued frames, cut frames, datagrams, and TLS.
 pub(crate) const QUICK: &[Cell] = &[
     Cell::new(1, 1, 64),
     Cell::new(64, 32, 64),
     Cell::new(2, 1, 262_144),
     Cell::new(4, 8, 64).over(Transport::Udp),
     Cell::new(4, 8, 64).over(Transport::UdpSegmented),
+    Cell::new(4, 8, 64).over(Transport::Tls),
+    Cell::new(2, 1, 262_144).over(Transport::Tls),
+    Cell::new(2, 1, 64).over(Transport::TlsHandshakes),
 ];
 
 /// Minimum payload in bytes; a smaller payload could be shorter than the prefix of its frame.
@@ -92,13 +109,13 @@ impl Cell {
         Self::new(connections, 1, 64)
     }
 
-    const fn over(mut self, transport: Transport) -> Self {
+    pub(crate) const fn over(mut self, transport: Transport) -> Self {
         self.transport = transport;
         self
     }
 
     pub(crate) fn is_udp(self) -> bool {
-        self.transport != Transport::Tcp
+        matches!(self.transport, Transport::Udp | Transport::UdpSegmented)
     }
 
     /// Returns true if the client's kernel splits a batch into datagrams (GSO).
@@ -145,20 +162,26 @@ impl Cell {
     }
 }
 
-const UDP_PREFIX: &str = "udp-";
-const UDP_SEGMENTED_PREFIX: &str = "udp-gso-";
+/// Transports by their prefix in the text of a cell. A prefix comes before its own beginnings.
+const PREFIXES: [(&str, Transport); 5] = [
+    ("udp-gso-", Transport::UdpSegmented),
+    ("udp-", Transport::Udp),
+    ("tls-new-", Transport::TlsHandshakes),
+    ("tls-", Transport::Tls),
+    ("", Transport::Tcp),
+];
 
 impl fmt::Display for Cell {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let transport = match self.transport {
-            Transport::Tcp => "",
-            Transport::Udp => UDP_PREFIX,
-            Transport::UdpSegmented => UDP_SEGMENTED_PREFIX,
-        };
+        let mut prefixes = PREFIXES.iter();
+        let prefix = prefixes.find(|(_, transport)| *transport == self.transport);
         write!(
             formatter,
-            "{transport}{}x{}x{}",
-            self.connections, self.depth, self.size
+            "{}{}x{}x{}",
+            prefix.map_or("", |(prefix, _)| prefix),
+            self.connections,
+            self.depth,
+            self.size
         )
     }
 }
@@ -167,13 +190,10 @@ impl FromStr for Cell {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (transport, shape) = if let Some(shape) = text.strip_prefix(UDP_SEGMENTED_PREFIX) {
-            (Transport::UdpSegmented, shape)
-        } else if let Some(shape) = text.strip_prefix(UDP_PREFIX) {
-            (Transport::Udp, shape)
-        } else {
-            (Transport::Tcp, text)
-        };
+        let (transport, shape) = PREFIXES
+            .iter()
+            .find_map(|(prefix, transport)| Some((*transport, text.strip_prefix(prefix)?)))
+            .unwrap_or((Transport::Tcp, text));
         let numbers: Vec<usize> = shape
             .split('x')
             .map(|number| number.parse().map_err(|error| format!("{text:?}: {error}")))
@@ -192,7 +212,7 @@ impl FromStr for Cell {
             ));
         }
         let send_len = match transport {
-            Transport::Tcp => 0,
+            Transport::Tcp | Transport::Tls | Transport::TlsHandshakes => 0,
             Transport::Udp => size,
             Transport::UdpSegmented => depth * size,
         };
@@ -216,7 +236,7 @@ mod tests {
 
     #[test]
     fn printed_cell_parses_to_an_equal_cell() {
-        for &cell in [FIRST, FURTHER, UDP, QUICK].concat().iter() {
+        for &cell in [FIRST, FURTHER, UDP, TLS, QUICK].concat().iter() {
             assert_eq!(cell.to_string().parse(), Ok(cell));
         }
     }

@@ -18,14 +18,15 @@ use std::time::{Duration, Instant};
 
 use crate::cell::Cell;
 use crate::framing::Framing;
-use crate::servers::Server;
+use crate::servers::{Protocol, Server};
 use crate::system::{Epoll, Event, NO_EVENT, READABLE, WRITABLE};
+use crate::tls_load::TlsLoad;
 use crate::udp_load::UdpLoad;
 
-const INPUT_LEN: usize = 256 * 1024;
-const EVENTS_LEN: usize = 1024;
+pub(crate) const INPUT_LEN: usize = 256 * 1024;
+pub(crate) const EVENTS_LEN: usize = 1024;
 /// Maximum time without any echo. After this time the server counts as stalled.
-const STALL_LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const STALL_LIMIT: Duration = Duration::from_secs(30);
 
 /// The connections to one server, and the batch that they send.
 pub(crate) struct Load {
@@ -50,6 +51,29 @@ pub(crate) enum Waiting {
     Sleep,
 }
 
+impl Waiting {
+    /// Waits for the server, and returns the number of events, at least one.
+    pub(crate) fn wait(self, epoll: &Epoll, events: &mut [Event]) -> io::Result<usize> {
+        let begun = Instant::now();
+        let limit_ms = match self {
+            Self::Spin => 0,
+            Self::Sleep => STALL_LIMIT.as_millis() as i32,
+        };
+        loop {
+            let count = epoll.wait(events, limit_ms)?;
+            if count > 0 {
+                return Ok(count);
+            }
+            if begun.elapsed() >= STALL_LIMIT {
+                return Err(io::Error::new(
+                    ErrorKind::TimedOut,
+                    "the server sent nothing for 30 seconds",
+                ));
+            }
+        }
+    }
+}
+
 /// Condition after which a run starts no more batches; it still waits for outstanding batches.
 #[derive(Clone, Copy)]
 pub(crate) enum Until {
@@ -65,27 +89,29 @@ pub(crate) struct Done {
     pub(crate) elapsed: Duration,
 }
 
-/// A load of frames or of datagrams.
+/// A load of frames, with or without TLS, or of datagrams.
 pub(crate) enum AnyLoad {
     Tcp(Load),
+    Tls(TlsLoad),
     Udp(UdpLoad),
 }
 
 impl AnyLoad {
-    /// Opens the load; see [`Load::open`] and [`UdpLoad::open`].
+    /// Opens the load; see [`Load::open`], [`TlsLoad::open`] and [`UdpLoad::open`].
     pub(crate) fn open(
         port: u16,
         server: &Server,
         cell: Cell,
         waiting: Waiting,
     ) -> io::Result<Self> {
-        match server.framing {
-            Some(framing) => Load::open(port, framing, cell, waiting).map(Self::Tcp),
-            None => UdpLoad::open(port, cell, waiting).map(Self::Udp),
+        match server.protocol {
+            Protocol::Tcp(framing) => Load::open(port, framing, cell, waiting).map(Self::Tcp),
+            Protocol::Tls => TlsLoad::open(port, cell, waiting).map(Self::Tls),
+            Protocol::Udp => UdpLoad::open(port, cell, waiting).map(Self::Udp),
         }
     }
 
-    /// Runs the load; see [`Load::run`] and [`UdpLoad::run`].
+    /// Runs the load; see [`Load::run`], [`TlsLoad::run`] and [`UdpLoad::run`].
     pub(crate) fn run(
         &mut self,
         until: Until,
@@ -94,6 +120,7 @@ impl AnyLoad {
     ) -> io::Result<Done> {
         match self {
             Self::Tcp(load) => load.run(until, check, round_trips),
+            Self::Tls(load) => load.run(until, check, round_trips),
             Self::Udp(load) => load.run(until, check, round_trips),
         }
     }
@@ -165,7 +192,7 @@ impl Load {
             }
         }
         while self.outstanding > 0 {
-            for index in 0..self.wait()? {
+            for index in 0..self.waiting.wait(&self.epoll, &mut self.events)? {
                 let (key, readiness) = (self.events[index].u64 as usize, self.events[index].events);
                 if self.progress(key, readiness, check)? {
                     now = Instant::now();
@@ -181,27 +208,6 @@ impl Load {
             frames: batches * self.depth as u64,
             elapsed: now - start,
         })
-    }
-
-    /// Waits for the server, and returns the number of events, at least one.
-    fn wait(&mut self) -> io::Result<usize> {
-        let begun = Instant::now();
-        let limit_ms = match self.waiting {
-            Waiting::Spin => 0,
-            Waiting::Sleep => STALL_LIMIT.as_millis() as i32,
-        };
-        loop {
-            let count = self.epoll.wait(&mut self.events, limit_ms)?;
-            if count > 0 {
-                return Ok(count);
-            }
-            if begun.elapsed() >= STALL_LIMIT {
-                return Err(io::Error::new(
-                    ErrorKind::TimedOut,
-                    "the server sent nothing for 30 seconds",
-                ));
-            }
-        }
     }
 
     fn begin(&mut self, key: usize, now: Instant) -> io::Result<()> {
@@ -307,15 +313,16 @@ impl Connection {
     }
 }
 
-struct Batch {
-    bytes: Vec<u8>,
+/// The frames that a connection sends and the echo is compared with.
+pub(crate) struct Batch {
+    pub(crate) bytes: Vec<u8>,
     prefix: Vec<u8>,
     /// Length of one frame with its prefix, in bytes.
-    frame_len: usize,
+    pub(crate) frame_len: usize,
 }
 
 impl Batch {
-    fn new(framing: Framing, cell: Cell) -> Self {
+    pub(crate) fn new(framing: Framing, cell: Cell) -> Self {
         let prefix = framing.prefix(cell.size);
         let frame_len = prefix.len() + cell.size;
         Self {
@@ -329,7 +336,7 @@ impl Batch {
     ///
     /// Without `check`, only prefixes that lie completely within `echoed` are compared. This is
     /// cheap, so that the server and not the load limits the speed.
-    fn verify(&self, offset: usize, echoed: &[u8], check: bool) -> io::Result<()> {
+    pub(crate) fn verify(&self, offset: usize, echoed: &[u8], check: bool) -> io::Result<()> {
         let end = offset + echoed.len();
         if end > self.bytes.len() {
             return Err(invalid("the server echoed more bytes than were sent"));

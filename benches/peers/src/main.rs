@@ -20,6 +20,8 @@ mod servers;
 mod statistics;
 mod system;
 mod table;
+mod tls;
+mod tls_load;
 mod udp_load;
 
 use std::error::Error;
@@ -224,7 +226,8 @@ fn heading(output: &mut impl Write, cell: Cell, idle: usize, markdown: bool) -> 
     };
     let how = match transport {
         Transport::UdpSegmented => ", clients send with GSO",
-        Transport::Tcp | Transport::Udp => "",
+        Transport::TlsHandshakes => ", each batch with a new connection and a full handshake",
+        Transport::Tcp | Transport::Tls | Transport::Udp => "",
     };
     let beside = match idle {
         0 => String::new(),

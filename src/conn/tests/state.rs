@@ -193,12 +193,12 @@ fn closed_or_failed_write_half_accepts_no_output() {
 fn preparing_connection_neither_reads_frames_nor_writes() {
     let mut state = State::accepted(false, false);
     assert!(state.add_readiness(Readiness::READABLE));
-    assert!(state.is_plain_to_read() && state.may_write());
+    assert!(state.is_plain_to_read(false) && state.may_write());
     state.prepare();
-    assert!(!state.is_plain_to_read() && !state.may_write());
+    assert!(!state.is_plain_to_read(false) && !state.may_write());
     assert!(!state.wants_frames() && !state.may_read() && !state.needs_no_check_per_frame());
     state.prepared();
-    assert!(state.is_plain_to_read() && state.may_write());
+    assert!(state.is_plain_to_read(false) && state.may_write());
 }
 
 #[test]

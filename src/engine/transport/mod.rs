@@ -132,7 +132,7 @@ pub(super) fn drain(
 
 /// Writes `slices`, none of which may be empty, without a filter. A write of zero bytes is an
 /// error.
-#[inline]
+#[inline(always)]
 pub(super) fn drain_plain(
     conn: &mut Connection,
     stats: &mut Stats,

@@ -9,6 +9,10 @@ use crate::memory::Buf;
 use crate::os::Stream;
 use crate::tls::RECORD_PLAIN_LEN_MAX;
 
+/// Maximum number of records per write. Their wire length is just below 64 KiB, so that they fit
+/// into a buffer of this size.
+pub(super) const RECORDS_PER_WRITE: usize = 3;
+
 /// The buffers of a filter. Each of them is empty or comes from the pool.
 #[derive(Debug, Default)]
 pub(super) struct Held {
@@ -37,6 +41,45 @@ impl Held {
         for (end, _) in self.sent.iter_mut().skip(1) {
             *end = end.saturating_sub(len);
         }
+    }
+}
+
+/// The records of one write.
+#[derive(Debug)]
+pub(super) struct Records {
+    pub(super) buf: Buf,
+    /// Per record: offset of its end in `buf`, and length of its plaintext.
+    ends: [(usize, usize); RECORDS_PER_WRITE],
+    /// Number of records: `count <= RECORDS_PER_WRITE`.
+    count: usize,
+}
+
+impl Records {
+    pub(super) fn new(buf: Buf) -> Self {
+        Self {
+            buf,
+            ends: [(0, 0); RECORDS_PER_WRITE],
+            count: 0,
+        }
+    }
+
+    /// Adds a record whose last byte is the last byte of `buf`.
+    pub(super) fn push(&mut self, plain_len: usize) {
+        self.ends[self.count] = (self.buf.len(), plain_len);
+        self.count += 1;
+    }
+
+    /// Returns the length of the plaintext of all records.
+    pub(super) fn plain_len(&self) -> usize {
+        self.ends.iter().map(|(_, plain_len)| plain_len).sum()
+    }
+
+    /// Makes the records the output of a filter that has none. The socket took the first `written`
+    /// bytes.
+    pub(super) fn hold(self, held: &mut Held, written: usize) {
+        held.outgoing = self.buf;
+        held.sent.extend(&self.ends[..self.count]);
+        held.written(written);
     }
 }
 

@@ -18,7 +18,9 @@
 use std::io::{self, IoSlice};
 
 use super::filter::Filtered;
-use super::tls_buffers::{Held, Pieces, append, discard, reserve, would_block};
+use super::tls_buffers::{
+    Held, Pieces, RECORDS_PER_WRITE, Records, append, discard, reserve, would_block,
+};
 use crate::conn::Pool;
 use crate::event::CloseReason;
 use crate::memory::Buf;
@@ -34,8 +36,6 @@ pub(crate) const IN_PLACE_LEN_MIN: usize = GAP + RECORD_WIRE_LEN_MAX;
 /// handshake, and if the caller's memory is too short to decrypt records in place. Most flights of
 /// a handshake are shorter.
 const READ_LEN: usize = 4096;
-/// Number of records per write. Three full records fit into a buffer of 64 KiB, and four do not.
-const RECORDS_PER_WRITE: usize = 3;
 /// Maximum plaintext per write, in bytes.
 const WRITE_LEN_MAX: usize = RECORDS_PER_WRITE * RECORD_PLAIN_LEN_MAX;
 /// Maximum expansion of a record of output by its header, nonce and authentication tag, in bytes.
@@ -202,7 +202,8 @@ impl TlsFilter {
             return Ok(Filtered::End);
         }
         let incoming_len = held.map_or(0, |held| held.incoming.len());
-        let filled = match spare.len() >= IN_PLACE_LEN_MIN + incoming_len {
+        // The gap, the kept bytes, and at least one more byte must fit.
+        let filled = match spare.len() >= IN_PLACE_LEN_MIN.max(GAP + incoming_len + 1) {
             true => self.fill_in_place(stream, spare, pool),
             false => self.fill_held(stream, spare, pool),
         };
@@ -218,28 +219,27 @@ impl TlsFilter {
         spare: &mut [u8],
         pool: &mut Pool,
     ) -> io::Result<Filtered> {
-        let mut held = self.held.take().unwrap_or_default();
-        let mut end = GAP + held.incoming.len();
-        spare[GAP..end].copy_from_slice(held.incoming.bytes());
+        let mut end = GAP;
+        if let Some(held) = &self.held {
+            end += held.incoming.len();
+            spare[GAP..end].copy_from_slice(held.incoming.bytes());
+        }
         let (mut received, mut emptied) = (0, false);
         if !self.has_records {
             let wanted = spare.len() - end;
             match stream.read(&mut spare[end..]) {
-                Ok(0) => {
-                    self.held = Some(held);
-                    return Err(self.truncated());
-                }
+                Ok(0) => return Err(self.truncated()),
                 Ok(len) => {
                     (received, emptied) = (len, len < wanted);
                     end += len;
                 }
-                Err(error) => {
-                    self.held = Some(held);
-                    return would_block(error);
-                }
+                Err(error) => return would_block(error),
             }
         }
-        let outgoing_capacity = held.outgoing.capacity();
+        let held = self.held.as_mut();
+        let mut outgoing =
+            held.map_or_else(Buf::default, |held| std::mem::take(&mut held.outgoing));
+        let outgoing_capacity = outgoing.capacity();
         let (mut at, mut plain_len) = (GAP, 0);
         loop {
             let (plain, input) = spare.split_at_mut(at);
@@ -248,24 +248,33 @@ impl TlsFilter {
                 plain[plain_len..plain_len + bytes.len()].copy_from_slice(bytes);
                 plain_len += bytes.len();
             };
-            at += self.process(input, &mut take, &mut held.outgoing);
+            at += self.process(input, &mut take, &mut outgoing);
             if !self.has_records || at == end && !self.session.has_output() {
                 self.has_records = false;
                 break;
             }
         }
-        pool.count(outgoing_capacity, held.outgoing.capacity());
-        held.incoming.clear();
-        if at < end {
-            append(&mut held.incoming, &spare[at..end], pool);
+        pool.count(outgoing_capacity, outgoing.capacity());
+        if let Some(held) = &mut self.held {
+            held.incoming.clear();
         }
-        self.held = Some(held);
+        self.keep(&spare[at..end], outgoing, pool);
         if plain_len > 0 {
             let emptied = emptied && self.failure.is_none() && !self.is_peer_closed;
             let len = plain_len;
             return Ok(Filtered::Bytes { len, emptied });
         }
         self.without_plaintext(received, emptied)
+    }
+
+    /// Keeps the bytes of an incomplete record, and output. Needs no memory if both are empty.
+    fn keep(&mut self, incoming: &[u8], outgoing: Buf, pool: &mut Pool) {
+        if !incoming.is_empty() {
+            append(&mut self.held().incoming, incoming, pool);
+        }
+        if outgoing.capacity() > 0 {
+            self.held().outgoing = outgoing;
+        }
     }
 
     /// Reads records into the filter's own buffer and decrypts them there, because `spare` is too
@@ -400,8 +409,9 @@ impl TlsFilter {
         let mut pieces = Pieces::new(slices);
         let mut accepted = 0;
         while !self.has_output() && pieces.left > 0 {
-            accepted += self.encrypt(&mut pieces, pool)?;
-            match self.flush(stream, pool) {
+            let records = self.encrypt(&mut pieces, pool)?;
+            accepted += records.plain_len();
+            match self.write_records(stream, records, pool) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if accepted > WRITE_LEN_MAX => {
                     self.write_error = Some(error);
@@ -418,34 +428,54 @@ impl TlsFilter {
         Ok(accepted)
     }
 
-    /// Encrypts pieces into the records of one write. Returns the length of their plaintext.
-    fn encrypt(&mut self, pieces: &mut Pieces<'_>, pool: &mut Pool) -> io::Result<usize> {
+    /// Encrypts pieces into the records of one write.
+    fn encrypt(&mut self, pieces: &mut Pieces<'_>, pool: &mut Pool) -> io::Result<Records> {
         let plain_len = pieces.left.min(WRITE_LEN_MAX);
-        let records = plain_len.div_ceil(RECORD_PLAIN_LEN_MAX);
-        let mut held = self.held.take().unwrap_or_default();
-        held.outgoing = pool.take(plain_len + records * EXPANSION_MAX);
-        let capacity = held.outgoing.capacity();
+        let count = plain_len.div_ceil(RECORD_PLAIN_LEN_MAX);
+        let mut records = Records::new(pool.take(plain_len + count * EXPANSION_MAX));
+        let capacity = records.buf.capacity();
         let mut gathered = Buf::default();
-        let mut accepted = 0;
         let mut result = Ok(());
-        for _ in 0..records {
+        for _ in 0..count {
             let piece = pieces.next(&mut gathered, pool);
-            let left = held.incoming.bytes_mut();
-            result = self.session.encrypt(piece, left, &mut held.outgoing);
+            let left = self.held.as_deref_mut();
+            let left = left.map_or(&mut [][..], |held| held.incoming.bytes_mut());
+            result = self.session.encrypt(piece, left, &mut records.buf);
             if result.is_err() {
-                self.session.take_alert(&mut held.outgoing);
+                self.session.take_alert(&mut records.buf);
                 break;
             }
-            accepted += piece.len();
-            held.sent.push_back((held.outgoing.len(), piece.len()));
+            records.push(piece.len());
         }
-        pool.count(capacity, held.outgoing.capacity());
+        pool.count(capacity, records.buf.capacity());
         if gathered.capacity() > 0 {
             pool.put(gathered);
         }
-        self.held = Some(held);
         self.has_progress = true;
-        result.map(|()| accepted).map_err(io::Error::other)
+        match result {
+            Ok(()) => Ok(records),
+            Err(error) => {
+                records.hold(self.held(), 0);
+                Err(io::Error::other(error))
+            }
+        }
+    }
+
+    /// Writes records. Keeps them only if the socket does not take all of them at once.
+    fn write_records(
+        &mut self,
+        stream: &mut Stream,
+        records: Records,
+        pool: &mut Pool,
+    ) -> io::Result<()> {
+        let written = stream.write(records.buf.bytes());
+        if written.as_ref().is_ok_and(|len| *len == records.buf.len()) {
+            pool.put(records.buf);
+            return Ok(());
+        }
+        records.hold(self.held(), *written.as_ref().unwrap_or(&0));
+        written?;
+        self.flush(stream, pool)
     }
 
     /// Decrypts all complete records in the filter's own buffer. Output can be encrypted only after

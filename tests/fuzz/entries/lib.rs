@@ -8,7 +8,7 @@
     reason = "each user of this file uses only a part of it"
 )]
 
-mod input;
+pub mod input;
 #[path = "../../common/naive.rs"]
 pub mod naive;
 mod proxied;

@@ -202,7 +202,7 @@ impl Connection {
 
 /// Appends the echoes of all whole frames of `bytes` to `output`. Returns the length of these
 /// frames in `bytes`.
-fn echo(bytes: &[u8], output: &mut Vec<u8>) -> usize {
+pub(super) fn echo(bytes: &[u8], output: &mut Vec<u8>) -> usize {
     let mut consumed = 0;
     while let Some(frame) = first_frame_u32(&bytes[consumed..]) {
         let answer = on_frame(frame);

@@ -10,6 +10,8 @@ mod message_io;
 mod mio_plain;
 #[cfg(any(libuv, asio))]
 mod native;
+mod tls_epoll;
+mod tls_tokio;
 mod tokio;
 mod tokio_tuned;
 mod udp_epoll;
@@ -20,31 +22,41 @@ mod unstick;
 use std::hint::black_box;
 use std::io::{self, Write};
 
-use crate::cell::Cell;
+use crate::cell::{Cell, Transport};
 use crate::framing::Framing;
+
+/// Protocol of a server.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    /// Frames on TCP connections.
+    Tcp(Framing),
+    /// Frames with [`Framing::U32`] on TLS connections.
+    Tls,
+    /// Datagrams.
+    Udp,
+}
 
 /// A server of the comparison.
 pub(crate) struct Server {
     pub(crate) name: &'static str,
-    /// Framing of a TCP server; `None` for a UDP server.
-    pub(crate) framing: Option<Framing>,
+    pub(crate) protocol: Protocol,
     /// One line for the help text.
     pub(crate) summary: &'static str,
     /// Function that runs the server until the process is killed. It returns only with an error.
     pub(crate) serve: fn() -> io::Result<()>,
 }
 
-/// All servers. By default, ratios refer to the first TCP server or the first UDP server.
+/// All servers. By default, ratios refer to the first server of a protocol.
 pub(crate) const ALL: &[Server] = &[
     Server {
         name: "epoll",
-        framing: Some(Framing::U32),
+        protocol: Protocol::Tcp(Framing::U32),
         summary: "the plainest hand-written level-triggered epoll loop",
         serve: epoll::serve,
     },
     Server {
         name: "unstick",
-        framing: Some(Framing::U32),
+        protocol: Protocol::Tcp(Framing::U32),
         summary: "this library with its default configuration",
         serve: unstick::serve,
     },
@@ -56,77 +68,101 @@ pub(crate) const ALL: &[Server] = &[
     },
     Server {
         name: "mio-plain",
-        framing: Some(Framing::U32),
+        protocol: Protocol::Tcp(Framing::U32),
         summary: "a loop written after mio's tcp_server example",
         serve: mio_plain::serve,
     },
     Server {
         name: "tokio",
-        framing: Some(Framing::U32),
+        protocol: Protocol::Tcp(Framing::U32),
         summary: "current-thread tokio, Framed, one awaited send per frame",
         serve: tokio::serve,
     },
     Server {
         name: "tokio-tuned",
-        framing: Some(Framing::U32),
+        protocol: Protocol::Tcp(Framing::U32),
         summary: "like tokio, but feeds all ready frames and flushes once",
         serve: tokio_tuned::serve,
     },
     Server {
         name: "message-io",
-        framing: Some(Framing::Varint),
+        protocol: Protocol::Tcp(Framing::Varint),
         summary: "message-io's FramedTcp, with its own varint framing",
         serve: message_io::serve,
     },
     #[cfg(libuv)]
     Server {
         name: "libuv",
-        framing: Some(Framing::U32),
+        protocol: Protocol::Tcp(Framing::U32),
         summary: "libuv, tuned: one buffer for all reads, one uv_try_write per read",
         serve: native::libuv_tcp,
     },
     #[cfg(asio)]
     Server {
         name: "asio",
-        framing: Some(Framing::U32),
+        protocol: Protocol::Tcp(Framing::U32),
         summary: "asio (C++), one buffer per connection, one async_write per read",
         serve: native::asio_tcp,
     },
     Server {
+        name: "tls-epoll",
+        protocol: Protocol::Tls,
+        summary: "the plainest hand-written epoll loop over rustls, one write per readiness",
+        serve: tls_epoll::serve,
+    },
+    Server {
+        name: "tls-unstick",
+        protocol: Protocol::Tls,
+        summary: "this library with its default configuration and a TLS listener",
+        serve: unstick::serve_tls,
+    },
+    Server {
+        name: "tls-tokio",
+        protocol: Protocol::Tls,
+        summary: "current-thread tokio-rustls, Framed, one awaited send per frame",
+        serve: tls_tokio::serve,
+    },
+    Server {
+        name: "tls-tokio-tuned",
+        protocol: Protocol::Tls,
+        summary: "like tls-tokio, but feeds all ready frames and flushes once",
+        serve: tls_tokio::serve_tuned,
+    },
+    Server {
         name: "udp-epoll",
-        framing: None,
+        protocol: Protocol::Udp,
         summary: "the plainest hand-written epoll loop, one datagram per system call",
         serve: udp_epoll::serve,
     },
     Server {
         name: "udp-unstick",
-        framing: None,
+        protocol: Protocol::Udp,
         summary: "this library with its default configuration",
         serve: unstick::serve_udp,
     },
     Server {
         name: "udp-tokio",
-        framing: None,
+        protocol: Protocol::Udp,
         summary: "current-thread tokio, recv_from and send_to in a loop",
         serve: udp_tokio::serve,
     },
     Server {
         name: "udp-message-io",
-        framing: None,
+        protocol: Protocol::Udp,
         summary: "message-io's Udp transport",
         serve: udp_message_io::serve,
     },
     #[cfg(libuv)]
     Server {
         name: "udp-libuv",
-        framing: None,
+        protocol: Protocol::Udp,
         summary: "libuv with UV_UDP_RECVMMSG, and uv_udp_try_send",
         serve: native::libuv_udp,
     },
     #[cfg(asio)]
     Server {
         name: "udp-asio",
-        framing: None,
+        protocol: Protocol::Udp,
         summary: "asio (C++), alternating async_receive_from and async_send_to",
         serve: native::asio_udp,
     },
@@ -145,13 +181,13 @@ pub(crate) const LEFT_OUT: &[&str] = &[
 pub(crate) const BUSY: &[Server] = &[
     Server {
         name: "epoll-busy",
-        framing: Some(Framing::U32),
+        protocol: Protocol::Tcp(Framing::U32),
         summary: "the epoll loop with a timeout of zero, so it never sleeps",
         serve: epoll::serve_busily,
     },
     Server {
         name: "unstick-busy",
-        framing: Some(Framing::U32),
+        protocol: Protocol::Tcp(Framing::U32),
         summary: "this library with unlimited busy_poll, so it never sleeps",
         serve: unstick::serve_busily,
     },
@@ -160,7 +196,11 @@ pub(crate) const BUSY: &[Server] = &[
 impl Server {
     /// Returns true if the server handles the transport of the cell.
     pub(crate) fn serves(&self, cell: Cell) -> bool {
-        cell.is_udp() == self.framing.is_none()
+        match cell.transport {
+            Transport::Tcp => matches!(self.protocol, Protocol::Tcp(_)),
+            Transport::Tls | Transport::TlsHandshakes => self.protocol == Protocol::Tls,
+            Transport::Udp | Transport::UdpSegmented => self.protocol == Protocol::Udp,
+        }
     }
 }
 

@@ -3,7 +3,8 @@
 use std::io;
 
 use futures_util::{SinkExt, StreamExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
 
 use super::{announce, on_frame};
@@ -24,7 +25,8 @@ pub(super) fn serve() -> io::Result<()> {
     })
 }
 
-async fn echo(stream: TcpStream) -> io::Result<()> {
+/// Echoes the frames of a connection, with or without TLS.
+pub(super) async fn echo(stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
     let mut framed = Framed::new(stream, LengthDelimitedCodec::new());
     while let Some(frame) = framed.next().await {
         framed.send(on_frame(&frame?)).await?;

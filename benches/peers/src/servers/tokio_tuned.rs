@@ -3,7 +3,8 @@
 use std::io;
 
 use futures_util::{FutureExt, SinkExt, StreamExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
 
 use super::{announce, on_frame};
@@ -27,7 +28,8 @@ pub(super) fn serve() -> io::Result<()> {
     })
 }
 
-async fn echo(stream: TcpStream) -> io::Result<()> {
+/// Echoes the frames of a connection, with or without TLS.
+pub(super) async fn echo(stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
     let mut framed = Framed::new(stream, LengthDelimitedCodec::new());
     framed.set_backpressure_boundary(BACKPRESSURE_BOUNDARY);
     let mut next = framed.next().await;
@@ -48,6 +50,9 @@ async fn echo(stream: TcpStream) -> io::Result<()> {
 
 /// Writes all frames that were fed. The codec accepts several frame types, so `flush` must name
 /// one.
-async fn flush(framed: &mut Framed<TcpStream, LengthDelimitedCodec>) -> io::Result<()> {
+async fn flush<S>(framed: &mut Framed<S, LengthDelimitedCodec>) -> io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     SinkExt::<&[u8]>::flush(framed).await
 }

@@ -3,9 +3,10 @@
 use std::io;
 use std::time::Duration;
 
-use unstick::{Config, ConnId, Context, Datagram, Framing, Handler, Reactor, UdpId};
+use unstick::{Config, ConnId, Context, Datagram, Framing, Handler, ListenOptions, Reactor, UdpId};
 
 use super::{announce, on_frame};
+use crate::tls;
 
 pub(super) fn serve() -> io::Result<()> {
     serve_with(Config::default())
@@ -34,6 +35,15 @@ pub(super) fn serve_in_public() -> io::Result<()> {
     let addr = reactor.local_inet_addr(listener)?;
     reactor.bind_udp(addr)?;
     announce(addr.port())?;
+    reactor.run()
+}
+
+pub(super) fn serve_tls() -> io::Result<()> {
+    let mut reactor = Reactor::new(Echo)?;
+    let options = ListenOptions::new().tls(tls::server_config()?);
+    let framing = Framing::length_u32();
+    let listener = reactor.with(|_, cx| cx.listen_with("127.0.0.1:0", framing, &options))?;
+    announce(reactor.local_inet_addr(listener)?.port())?;
     reactor.run()
 }
 
