@@ -5,6 +5,10 @@ use std::path::Path;
 
 use super::entries::input::Input;
 
+#[allow(
+    unreachable_pub,
+    reason = "the fuzz target is a crate that includes this file too"
+)]
 #[path = "../fuzz/entries/tls.rs"]
 mod tls;
 
