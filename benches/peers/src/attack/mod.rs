@@ -40,7 +40,8 @@ pub(crate) fn run(
         "memory of a server at most {} MiB; attack of {ATTACK_TIME:?}; latency of honest clients",
         DATA_MAX >> 20
     )?;
-    for server in servers.iter().filter(|server| server.framing.is_some()) {
+    let is_tcp = |server: &&&Server| server.protocol.tcp_framing().is_some();
+    for server in servers.iter().filter(is_tcp) {
         writeln!(output, "\n{}: {}", server.name, server.summary)?;
         writeln!(
             output,
@@ -63,7 +64,8 @@ pub(crate) fn run(
 /// Runs one attack against a new process of the server. Returns the row of the table.
 fn outcome(server: &'static Server, attack: &Attack) -> Result<String, Box<dyn Error>> {
     let mut process = Process::start_limited(server, DATA_MAX)?;
-    let framing = server.framing.ok_or("the server has no TCP framing")?;
+    let framing = server.protocol.tcp_framing();
+    let framing = framing.ok_or("the server does not serve plain TCP")?;
     let target = Target::new(process.port(), framing);
     let mut honest = Honest::new(target);
     honest.run_until(Instant::now() + Duration::from_millis(500), || true);

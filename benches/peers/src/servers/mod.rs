@@ -36,6 +36,16 @@ pub(crate) enum Protocol {
     Udp,
 }
 
+impl Protocol {
+    /// Returns the framing of a server for plain TCP.
+    pub(crate) fn tcp_framing(self) -> Option<Framing> {
+        match self {
+            Self::Tcp(framing) => Some(framing),
+            Self::Tls | Self::Udp => None,
+        }
+    }
+}
+
 /// A server of the comparison.
 pub(crate) struct Server {
     pub(crate) name: &'static str,
@@ -62,7 +72,7 @@ pub(crate) const ALL: &[Server] = &[
     },
     Server {
         name: "unstick-public",
-        framing: Some(Framing::U32),
+        protocol: Protocol::Tcp(Framing::U32),
         summary: "this library with the configuration of a public server",
         serve: unstick::serve_in_public,
     },
