@@ -474,8 +474,10 @@ impl TlsFilter {
             return Ok(());
         }
         records.hold(self.held(), *written.as_ref().unwrap_or(&0));
-        written?;
-        self.flush(stream, pool)
+        match written? {
+            0 => Err(io::ErrorKind::WriteZero.into()),
+            _ => self.flush(stream, pool),
+        }
     }
 
     /// Decrypts all complete records in the filter's own buffer. Output can be encrypted only after
