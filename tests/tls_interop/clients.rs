@@ -364,15 +364,7 @@ fn server_survives_testssl() {
     rig.peer_limit *= 20;
     let addr = rig.listen(server_config_with("localhost", &VERSIONS));
     let mut testssl = Command::new("testssl");
-    testssl.args([
-        "--quiet",
-        "--color",
-        "0",
-        "--warnings",
-        "off",
-        "--openssl",
-        "openssl",
-    ]);
+    testssl.args(["--quiet", "--color", "0", "--warnings", "off"]);
     testssl.args([
         "--protocols",
         "--server-defaults",
