@@ -142,8 +142,8 @@ impl<H: Handler> Reactor<H> {
 
     /// Dispatches a plain connection on the fast path. The fast path is enough if one read returns
     /// all input and no callback changes the state of the connection. Otherwise the general path
-    /// continues. Returns false if the general path must dispatch the entry from the start. `FILTERED`
-    /// is true for connections with a filter.
+    /// continues. Returns false if the general path must dispatch the entry from the start.
+    /// `FILTERED` is true for connections with a filter.
     #[cfg(not(unstick_general_path))]
     #[inline]
     fn dispatch_plain<const FILTERED: bool>(&mut self, token: Token) -> bool {

@@ -62,8 +62,8 @@ const PAUSE: Duration = Duration::from_millis(5);
 const FLOODS: [&str; 5] = ["quiet", "frames", "datagrams", "connects", "handshakes"];
 /// Time between the starts of two handshakes.
 const HANDSHAKE_PERIOD: Duration = Duration::from_millis(2);
-/// Number of frames, datagrams, connections or handshakes that the server must receive before the measurement
-/// of a flood begins.
+/// Number of frames, datagrams, connections or handshakes that the server must receive before the
+/// measurement of a flood begins.
 const FLOOD_MIN: u64 = 100;
 
 fn main() -> io::Result<()> {

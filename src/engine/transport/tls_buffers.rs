@@ -12,6 +12,25 @@ use crate::tls::RECORD_PLAIN_LEN_MAX;
 /// Maximum number of records per write. Their wire length is just below 64 KiB, so that they fit
 /// into a buffer of this size.
 pub(super) const RECORDS_PER_WRITE: usize = 3;
+/// Offset of the records in the memory of a read.
+pub(super) const GAP: usize = RECORD_PLAIN_LEN_MAX;
+/// Length of a read into the filter's own buffer, in bytes. The filter uses this buffer during the
+/// handshake, and if the caller's memory is too short to decrypt records in place. Most flights of
+/// a handshake are shorter.
+pub(super) const READ_LEN: usize = 4096;
+/// Maximum expansion of a record of output by its header, nonce and authentication tag, in bytes.
+pub(super) const EXPANSION_MAX: usize = 64;
+
+/// The result of one step of a handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Handshake {
+    /// The session is established.
+    Done,
+    /// A read returned this number of bytes; `emptied` is as for [`Filtered::Bytes`].
+    Received { len: usize, emptied: bool },
+    /// The handshake waits for input.
+    WouldBlock,
+}
 
 /// The buffers of a filter. Each of them is empty or comes from the pool.
 #[derive(Debug, Default)]

@@ -18,8 +18,10 @@
 use std::io::{self, IoSlice};
 
 use super::filter::Filtered;
+pub(crate) use super::tls_buffers::Handshake;
 use super::tls_buffers::{
-    Held, Pieces, RECORDS_PER_WRITE, Records, append, discard, reserve, would_block,
+    EXPANSION_MAX, GAP, Held, Pieces, READ_LEN, RECORDS_PER_WRITE, Records, append, discard,
+    reserve, would_block,
 };
 use crate::conn::Pool;
 use crate::event::CloseReason;
@@ -28,18 +30,10 @@ use crate::os::Stream;
 use crate::timer::Stamp;
 use crate::tls::{RECORD_PLAIN_LEN_MAX, RECORD_WIRE_LEN_MAX, TlsInfo, TlsSession};
 
-/// Offset of the records in the memory of a read.
-const GAP: usize = RECORD_PLAIN_LEN_MAX;
 /// Minimum spare capacity to decrypt records in place, in bytes: the gap and one whole record.
 pub(crate) const IN_PLACE_LEN_MIN: usize = GAP + RECORD_WIRE_LEN_MAX;
-/// Length of a read into the filter's own buffer, in bytes. The filter uses this buffer during the
-/// handshake, and if the caller's memory is too short to decrypt records in place. Most flights of
-/// a handshake are shorter.
-const READ_LEN: usize = 4096;
 /// Maximum plaintext per write, in bytes.
 const WRITE_LEN_MAX: usize = RECORDS_PER_WRITE * RECORD_PLAIN_LEN_MAX;
-/// Maximum expansion of a record of output by its header, nonce and authentication tag, in bytes.
-const EXPANSION_MAX: usize = 64;
 
 /// The TLS session of a connection, with its buffers.
 #[derive(Debug)]
@@ -67,17 +61,6 @@ pub(crate) struct TlsFilter {
     is_notified: bool,
     /// True if the FIN was sent or a write failed: all further output is discarded.
     is_output_over: bool,
-}
-
-/// The result of one step of a handshake.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Handshake {
-    /// The session is established.
-    Done,
-    /// A read returned this number of bytes; `emptied` is as for [`Filtered::Bytes`].
-    Received { len: usize, emptied: bool },
-    /// The handshake waits for input.
-    WouldBlock,
 }
 
 impl TlsFilter {
@@ -480,8 +463,7 @@ impl TlsFilter {
         }
     }
 
-    /// Decrypts all complete records in the filter's own buffer. Output can be encrypted only after
-    /// that.
+    /// Decrypts all complete records in the filter's own buffer, as output requires.
     fn process_all(&mut self, pool: &mut Pool) {
         while self.has_records {
             self.process_held(pool);
