@@ -43,7 +43,10 @@ fn all_seeds_are_tested_and_passing_scripts_are_no_failure() {
         runs.set(runs.get() + 1);
     });
     assert!(result.is_ok());
-    assert_eq!(runs.get(), 20);
+    let is_set = |variable| std::env::var_os(variable).is_some();
+    if !is_set("UNSTICK_SEED") && !is_set("UNSTICK_SEEDS") {
+        assert_eq!(runs.get(), 20);
+    }
 }
 
 #[test]
