@@ -91,6 +91,8 @@ impl Coverage {
 pub(crate) struct Model {
     pub(crate) rules: Rules,
     coverage: Rc<RefCell<Coverage>>,
+    /// True if a process has ended.
+    has_restarted: bool,
     pub(crate) ends: Vec<End>,
     index: HashMap<(usize, ConnId), usize>,
     /// The connecting end of each client address.
@@ -116,6 +118,7 @@ impl Model {
         Self {
             rules,
             coverage,
+            has_restarted: false,
             ends: Vec::new(),
             index: HashMap::new(),
             clients: HashMap::new(),
@@ -518,6 +521,7 @@ impl Model {
 
     /// Marks all ends and timers of a process that has ended.
     pub(crate) fn process_ended(&mut self, life: usize) {
+        self.has_restarted = true;
         for end in &mut self.ends {
             end.is_lost |= end.life == life;
         }
@@ -547,6 +551,10 @@ impl Model {
     pub(crate) fn check_all_arrived(&self) {
         for (index, end) in self.ends.iter().enumerate() {
             let is_alive = end.is_open && end.closes == 0 && !end.is_lost;
+            // A process that has ended accepts nothing, and its reset may be lost.
+            let may_be_alone = !end.is_client || end.has_half_close || self.has_restarted;
+            let is_accepted = may_be_alone || self.peer(index).is_some();
+            assert!(!is_alive || is_accepted, "never accepted: {end:?}");
             let peer = self
                 .peer(index)
                 .filter(|peer| peer.is_open && !peer.is_lost);
