@@ -330,6 +330,10 @@ impl TlsFilter {
             return;
         }
         let mut held = self.held.take().unwrap_or_default();
+        if self.session.is_handshaking() {
+            // A buffer that does not come from the pool would make the pool larger.
+            reserve(&mut held.outgoing, READ_LEN, pool);
+        }
         let outgoing_capacity = held.outgoing.capacity();
         let mut take = |bytes: &[u8]| append(&mut held.plaintext, bytes, pool);
         let len = self.process(held.incoming.bytes_mut(), &mut take, &mut held.outgoing);
@@ -514,6 +518,7 @@ impl TlsFilter {
         if !is_over && !std::mem::replace(&mut self.is_notified, true) {
             self.process_all(pool);
             let mut held = self.held.take().unwrap_or_default();
+            reserve(&mut held.outgoing, EXPANSION_MAX, pool);
             let capacity = held.outgoing.capacity();
             let left = held.incoming.bytes_mut();
             let queued = self.session.close_notify(left, &mut held.outgoing);
