@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 
 use super::filter::Filtered;
+use super::tls_filter::TlsFilter;
 use crate::conn::Pool;
 use crate::memory::Buf;
 use crate::os::Stream;
@@ -44,6 +45,27 @@ pub(super) struct Held {
     /// The records with application data in `outgoing`: offset of the end of the record, and length
     /// of its plaintext.
     pub(super) sent: VecDeque<(usize, usize)>,
+}
+
+/// Memory.
+impl TlsFilter {
+    /// Returns the capacity of the buffers, in bytes.
+    pub(super) fn held_bytes(&self) -> usize {
+        let held = self.held.as_deref();
+        held.map_or(0, |held| {
+            held.incoming.capacity() + held.plaintext.capacity() + held.outgoing.capacity()
+        })
+    }
+
+    /// Puts all buffers back into the pool. Their content is lost.
+    pub(super) fn release(&mut self, pool: &mut Pool) {
+        if let Some(held) = &mut self.held {
+            held.incoming.clear();
+            held.plaintext.clear();
+            held.outgoing.clear();
+            self.settle(pool);
+        }
+    }
 }
 
 impl Held {

@@ -42,7 +42,7 @@ pub(crate) struct TlsFilter {
     /// The server name that the client asked for.
     server_name: Option<Box<str>>,
     /// The buffers that are not empty.
-    held: Option<Box<Held>>,
+    pub(super) held: Option<Box<Held>>,
     /// The reason for which the session has ended, until the caller takes it.
     failure: Option<Box<CloseReason>>,
     /// The error of a write during a read, until a flush returns it.
@@ -97,7 +97,7 @@ impl TlsFilter {
     }
 
     /// Puts empty buffers back into the pool.
-    fn settle(&mut self, pool: &mut Pool) {
+    pub(super) fn settle(&mut self, pool: &mut Pool) {
         let Some(held) = &mut self.held else {
             return;
         };
@@ -580,26 +580,5 @@ impl TlsFilter {
     /// Sets the time of the last progress to `now`.
     pub(super) fn restart_progress(&mut self, now: Stamp) {
         self.progress = now;
-    }
-}
-
-/// Memory.
-impl TlsFilter {
-    /// Returns the capacity of the buffers, in bytes.
-    pub(super) fn held_bytes(&self) -> usize {
-        let held = self.held.as_deref();
-        held.map_or(0, |held| {
-            held.incoming.capacity() + held.plaintext.capacity() + held.outgoing.capacity()
-        })
-    }
-
-    /// Puts all buffers back into the pool. Their content is lost.
-    pub(super) fn release(&mut self, pool: &mut Pool) {
-        if let Some(held) = &mut self.held {
-            held.incoming.clear();
-            held.plaintext.clear();
-            held.outgoing.clear();
-            self.settle(pool);
-        }
     }
 }
