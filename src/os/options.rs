@@ -300,8 +300,8 @@ impl ConnectOptions {
     pub(super) fn connect(&self, addr: &Addr) -> io::Result<Socket> {
         if addr.inet().is_some_and(names_no_server) {
             let error = format!(
-                "cannot connect to {addr}: port 0, multicast and broadcast addresses have no TCP \
-                 server"
+                "{addr} is not the address of a TCP server: the port is 0, or the address is \
+                 multicast or broadcast"
             );
             return Err(invalid_input(error));
         }

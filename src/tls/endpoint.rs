@@ -62,8 +62,8 @@ impl TlsClient {
 
 /// A certificate resolver that records the server name of the last `ClientHello`.
 ///
-/// The session takes the name right after the call of rustls that resolved the certificate. So the
-/// name always belongs to this session.
+/// The connection takes the name right after the call of rustls that resolved the certificate. So
+/// the name always belongs to this connection.
 #[derive(Debug)]
 pub(crate) struct LastServerName {
     resolver: Arc<dyn ResolvesServerCert>,
