@@ -8,11 +8,11 @@ use crate::setters::field_setters;
 
 /// Limits and budgets of a reactor.
 ///
-/// Everything that a peer or a busy program could make grow is bounded by one of these fields. A
-/// *budget* is the work allowed per turn; further work waits for the next turn. A *limit* is a
-/// maximum: bytes, connections or posts that exceed it are rejected.
+/// These fields and [`Framing::frame_len_max`](crate::Framing::frame_len_max) bound everything that
+/// a peer could make grow. A *budget* is the work allowed per turn; further work waits for the next
+/// turn. A *limit* is a maximum: bytes, connections or posts that exceed it are rejected.
 ///
-/// Each field has a method of the same name that sets it, for example:
+/// Most fields have a method of the same name that sets them, for example:
 ///
 /// ```
 /// use std::time::Duration;
@@ -343,8 +343,8 @@ impl Limits {
 }
 
 impl Limits {
-    /// Returns an error that names the first field with an invalid value. `memory_bytes_max` is the
-    /// field of the reactor's configuration.
+    /// Checks all fields. The error names the first invalid field. `memory_bytes_max` is the field
+    /// of the reactor's configuration.
     pub(crate) fn check(&self, memory_bytes_max: usize) -> io::Result<()> {
         let (low, high) = (self.write_low_bytes, self.write_high_bytes);
         let max = self.write_queue_bytes_max;
@@ -421,17 +421,17 @@ impl Config {
     /// together. It must be at least `write_low_bytes` (64 KiB). A good value is half of the memory
     /// that the process may use, and many times the longest frame.
     ///
-    /// The default configuration bounds each connection, but not all of them together, and it has
-    /// no timeouts. Any number of clients can then each hold a long unfinished frame or unread
-    /// output until the process runs out of memory. This configuration differs from the default in
-    /// these fields:
+    /// The default configuration bounds each connection, but not all of them together, and the
+    /// timeouts in the table are off. Any number of clients can then each hold a long unfinished
+    /// frame or unread output until the process runs out of memory. This configuration differs from
+    /// the default in these fields:
     ///
     /// | field | value | reason |
     /// |---|---|---|
     /// | `memory_bytes_max` | the argument | clients cannot use up the memory of the process |
     /// | `memory_deadline` | 1 ms | clients that hold the most memory are aborted at once |
     /// | `connections_max` | one for each 4 KiB of memory, at least 64 | each connection needs memory |
-    /// | `write_queue_bytes_max` | a quarter of the memory, at most 16 MiB | one client cannot use all memory |
+    /// | `write_queue_bytes_max` | a quarter of the memory, from 260 KiB to 16 MiB | one client cannot use all memory |
     /// | `read_idle_timeout` | 60 s | a silent client frees its place |
     /// | `frame_deadline` | 30 s | a frame that is sent byte by byte does not keep its memory |
     /// | `write_stall_timeout` | 30 s | a client that does not read frees its place and its memory |
@@ -519,7 +519,7 @@ impl Config {
 }
 
 impl Config {
-    /// Returns an error that names the first field with an invalid value.
+    /// Checks all fields. The error names the first invalid field.
     pub(crate) fn check(&self) -> io::Result<()> {
         for (field, value) in [
             ("read_len_max", self.read_len_max),

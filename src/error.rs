@@ -47,7 +47,6 @@ impl FrameError {
         Self::Other(Arc::from(error.into()))
     }
 
-    /// Returns [`FrameError::TooLong`]. Not inlined, so that the code for valid frames stays short.
     pub(crate) fn too_long(len: u64, limit: usize) -> Self {
         let limit = limit as u64;
         Self::TooLong { len, limit }

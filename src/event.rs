@@ -251,7 +251,7 @@ impl Error for CloseReason {
     }
 }
 
-/// Reason for closing a connection right after accepting it.
+/// Reason for closing an accepted connection before it opens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Refusal {
@@ -356,7 +356,7 @@ pub struct Closed {
     /// Number of bytes that were read and not delivered as part of a frame.
     ///
     /// It does not include bytes that are still in the kernel, input after
-    /// [`close`](crate::Context::close), and the frame that was being delivered when the handler
+    /// [`close`](crate::Context::close), or the frame that was being delivered when the handler
     /// panicked.
     pub undecoded_bytes: u64,
     /// Totals over the life of the connection.

@@ -1,12 +1,13 @@
-//! A guard that runs a recovery function if a panic unwinds through its scope.
+//! A guard that runs a recovery function if its scope ends early: by a panic or by an early return.
 
 use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut};
 
 /// A value, and a recovery function that runs on drop unless the guard is disarmed.
 ///
-/// A panic of the application unwinds through the reactor. Therefore a guard covers each call of
-/// application code. During unwinding, the guard does the work of the code after the call.
+/// A panic of the application unwinds through the reactor, and an error may end a function early.
+/// Therefore a guard covers each call of application code. If the function ends early, the guard
+/// does the work of the code after the call.
 ///
 /// The value and the function must contain only references and ids. Disarming does not drop them,
 /// so owned memory would leak.

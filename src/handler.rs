@@ -168,8 +168,8 @@ pub trait Handler: Sized {
 
     /// Reports that a connection is open.
     ///
-    /// `origin` tells if the connection was accepted or adopted, or if its connect succeeded. The
-    /// default does nothing.
+    /// `origin` shows if the connection was accepted, connected or adopted. The default does
+    /// nothing.
     fn on_open(
         &mut self,
         cx: &mut Context<'_, Self>,
@@ -179,10 +179,13 @@ pub trait Handler: Sized {
     ) {
     }
 
-    /// Reports a connection from `peer` that was accepted and closed at once because of a limit.
+    /// Reports an accepted connection that was closed before it opened, because of a limit or
+    /// because the listener does not trust the peer: see [`Refusal`].
     ///
-    /// The connection has no id and gets no other callback. To leave further connections in the
-    /// backlog, [pause](Context::pause) or close the listener here. The default does nothing.
+    /// `peer` is the address of the peer, or of the client that a header of the PROXY protocol
+    /// announced. The connection has no id and gets no other callback. To leave further connections
+    /// in the backlog, [pause](Context::pause) or close the listener here. The default does
+    /// nothing.
     fn on_refused(
         &mut self,
         cx: &mut Context<'_, Self>,
@@ -379,7 +382,7 @@ pub trait Handler: Sized {
     #[cfg(feature = "signals")]
     fn on_signal(&mut self, cx: &mut Context<'_, Self>, signal: Signal) {}
 
-    /// Returns a payload of [`Remote::send`](crate::Remote::send) that its connection did not
+    /// Hands back a payload of [`Remote::send`](crate::Remote::send) that its connection did not
     /// accept.
     ///
     /// `error` is the reason. The connection of `conn` may be closed. The default drops the

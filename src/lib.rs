@@ -222,24 +222,26 @@
 //!
 //! # Limits
 //!
-//! [`Config`] bounds frames, queues, connections, posted closures, and the work that one connection
-//! may cause before other connections are handled. The program itself bounds the number of its
-//! listeners, UDP sockets and timers. An idle connection owns no
-//! buffer. A connection with traffic holds at most one read, one frame and its write queue.
+//! [`Config`] bounds queues, connections, posted closures, and the work that one connection may
+//! cause before other connections are handled. [`Framing::frame_len_max`] bounds frames. The
+//! program itself bounds the number of its listeners, datagram sockets and timers. An idle
+//! connection owns no buffer. A connection with traffic holds at most one read, one frame and its
+//! write queue.
 //!
 //! [`Context::set_limits`] sets watermarks and timeouts for a single connection.
 //!
 //! [`memory_bytes_max`](Config::memory_bytes_max), if set, limits the memory of all connections
 //! together. At the limit, nothing more is read or accepted for sending until memory is free again.
 //!
-//! All timeouts are off by default, and so is the limit of memory.
-//! [`Config::for_public_server`] sets them for a server that unknown clients can reach. These
-//! timeouts close connections of clients that misbehave:
+//! Three timeouts end the connections of clients that misbehave:
 //!
-//! * [`idle_timeout`](Config::idle_timeout) closes silent connections.
+//! * [`read_idle_timeout`](Config::read_idle_timeout) closes connections that send nothing.
 //! * [`frame_deadline`](Config::frame_deadline) closes connections that send a frame too slowly.
 //! * [`write_stall_timeout`](Config::write_stall_timeout) aborts connections whose peer does not
 //!   read.
+//!
+//! They are off by default, and so is the limit of memory. [`Config::for_public_server`] sets all
+//! of them for a server that unknown clients can reach.
 //!
 //! # Socket options
 //!
@@ -305,8 +307,9 @@
 //!
 //! # Panics
 //!
-//! The crate panics only on its own bugs, never on the behaviour of a peer or of the system. A
-//! panic in a [`Handler`] belongs to the program; the reactor [stays usable](Handler#panics).
+//! The crate panics on its own bugs and on invalid arguments, as the documentation of a function
+//! states. It never panics on the behaviour of a peer or of the system. A panic in a [`Handler`]
+//! belongs to the program; the reactor [stays usable](Handler#panics).
 //!
 //! # Platforms
 //!

@@ -1,7 +1,7 @@
 //! [`Reconnect`] and [`Backoff`]: a client connection that is opened again each time it ends.
 //!
-//! Both use only the public interface of the crate, so a handler with other needs can replace them
-//! with about a page of code.
+//! A handler with other needs can replace them with about a page of code: a connect, a timer, and
+//! the callbacks `on_close` and `on_timer`.
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;
@@ -121,9 +121,12 @@ impl Backoff {
 ///
 /// The delays between the attempts grow until a connection has lived for
 /// [`lifetime_min`](Reconnect::lifetime_min). An accept is no success: a server that is overloaded
-/// or broken may accept each connection, send an error and close. No further attempt is made while
-/// the reactor shuts down, after the handler [detached](Context::detach) the connection, or after
-/// an error that will not go away: an address that no server can have.
+/// or broken may accept each connection, send an error and close. No further attempt is made in
+/// these cases:
+///
+/// * A shutdown of the reactor has reached the phase [`Close`](crate::ShutdownPhase::Close).
+/// * The handler has [detached](Context::detach) the connection.
+/// * No server can have the address.
 ///
 /// # Examples
 ///
@@ -254,14 +257,14 @@ where
     /// Returns `None`, and sets no timer, in these cases:
     ///
     /// * `conn` is another connection.
-    /// * The reactor shuts down.
+    /// * A shutdown has reached the phase [`Close`](crate::ShutdownPhase::Close).
     /// * The handler [detached](Context::detach) the connection, so the connection to the server is
     ///   still open. Call [`open`](Reconnect::open) for a second one.
-    /// * No attempt can succeed, because of the address itself: it is malformed, for example
-    ///   without a port, its port is 0, or it names a group of hosts. If a name has several
-    ///   addresses, this must hold for all of them. These are connect errors of the kinds
-    ///   `InvalidInput` and `Unsupported` that do not come from the system. A host name that is not
-    ///   found is tried again.
+    /// * No server can have the address: the text is malformed (for example, it has no port), the
+    ///   port is 0, or the address names a group of hosts. If a name has several addresses, this
+    ///   must hold for all of them. These are connect errors of the kinds `InvalidInput` and
+    ///   `Unsupported` that do not come from the system. A host name that is not found is tried
+    ///   again.
     pub fn on_close<H: Handler>(
         &mut self,
         cx: &mut Context<'_, H>,
@@ -288,8 +291,8 @@ where
 
     /// Connects, if `timer` was set for the next attempt. Call it from [`Handler::on_timer`].
     ///
-    /// Returns `None`, and drops `session`, if `timer` is a different timer or the reactor shuts
-    /// down.
+    /// Returns `None`, and drops `session`, if `timer` is a different timer, or if a shutdown has
+    /// reached the phase [`Close`](crate::ShutdownPhase::Close).
     pub fn on_timer<H: Handler>(
         &mut self,
         cx: &mut Context<'_, H>,

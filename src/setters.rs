@@ -16,9 +16,9 @@ macro_rules! setters {
     )+};
 }
 
-/// Defines a builder method for each public field of a type. Each method has the name of its field,
-/// whose documentation it links to. A method for an `optional` field accepts a value without
-/// `Some`.
+/// Defines a builder method for each listed public field of a type. Each method has the name of its
+/// field, and its documentation links to the field. A method for an `optional` field accepts a
+/// value without `Some`.
 macro_rules! field_setters {
     (
         $type:ident: $($field:ident: $value:ty),+;

@@ -55,11 +55,12 @@ pub struct Stats {
     pub turns: u64,
     /// Number of events returned by the poll.
     pub events: u64,
-    /// Number of connections accepted.
+    /// Number of connections accepted and not refused at once.
     pub accepted: u64,
     /// Number of connections opened by `connect` or adopted.
     pub connected: u64,
-    /// Number of connections closed right after they were accepted, because of a limit.
+    /// Number of accepted connections that were closed before they opened: see
+    /// [`Refusal`](crate::Refusal).
     pub refused: u64,
     /// Number of failed accept calls, without `WouldBlock`.
     pub accept_errors: u64,
@@ -113,7 +114,7 @@ pub struct Stats {
     pub unsent_bytes: u64,
     /// Bytes read that were never delivered; counted when a connection ends.
     pub undecoded_bytes: u64,
-    /// Number of datagrams delivered to `on_datagram`.
+    /// Number of datagrams delivered to `on_datagram` or `on_unix_datagram`.
     pub datagrams_in: u64,
     /// Number of datagrams taken by the kernel.
     pub datagrams_out: u64,
@@ -155,7 +156,8 @@ pub struct Stats {
     /// Number of datagrams dropped because their header of the PROXY protocol is missing or
     /// invalid, or because their sender is not trusted.
     pub datagrams_refused: u64,
-    /// Number of errors of datagram sockets; each was reported to `on_datagram_error`.
+    /// Number of errors of datagram sockets. Each error of a UDP socket was reported to
+    /// `on_datagram_error`.
     pub datagram_errors: u64,
 }
 

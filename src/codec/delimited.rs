@@ -20,8 +20,8 @@ pub(crate) struct Delimited {
     longest_first: Box<[Box<[u8]>]>,
     /// First byte of every delimiter, without duplicates.
     firsts: Box<[u8]>,
-    /// Searcher for the delimiter if there is only one, which is faster; `None` if there are
-    /// several.
+    /// Searcher for a single delimiter, which is faster than the search for `firsts`; `None` if
+    /// there are several delimiters.
     only: Option<Finder<'static>>,
     /// Delimiter that `encode` appends to a payload.
     ending: Box<[u8]>,
@@ -57,7 +57,8 @@ const BARE_LF: &str = "a line feed without a carriage return before it";
 enum Found {
     /// A delimiter at `start..end`.
     At { start: usize, end: usize },
-    /// No complete delimiter. A delimiter may begin at this position or later, but not before.
+    /// No delimiter is certain yet: none is complete, or more bytes may complete a longer one. A
+    /// delimiter may begin at this position or later, but not before.
     NotBefore(usize),
     /// A `\r` or `\n` at `start` that is not part of `\r\n`, and therefore malformed. `what`
     /// describes it.

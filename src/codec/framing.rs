@@ -444,7 +444,8 @@ impl Framing {
     /// ```
     ///
     /// A length with a leading zero is malformed. A frame is too long as soon as the digits
-    /// received so far exceed the frame limit.
+    /// received so far exceed the frame limit; with [`skip_too_long`](Framing::skip_too_long), when
+    /// all digits have arrived.
     ///
     /// Specified in <https://cr.yp.to/proto/netstrings.txt>. Similar to Twisted's
     /// `NetstringReceiver`; SCGI uses netstrings.
@@ -508,18 +509,18 @@ impl Framing {
     /// once for each payload that is sent. Each call may therefore take one entry from a queue, for
     /// example from the queue of the requests whose replies are received.
     ///
-    /// A header that exceeds its own limit, or the limit of the whole frame, closes the connection.
-    /// This is so even with [`skip_too_long`](Framing::skip_too_long), because the length of the
-    /// frame is unknown.
+    /// A header that exceeds its own limit, or the limit of the whole frame, closes the connection,
+    /// even with [`skip_too_long`](Framing::skip_too_long): the length of the frame is then
+    /// unknown. A [fixed](Framing::fixed) header has no limit.
     ///
     /// Similar to Swoole's `package_length_func`.
     ///
     /// # Panics
     ///
-    /// Panics if `header` is [`raw`](Framing::raw), which has no end, [`custom`](Framing::custom),
-    /// [`length_fn`](Framing::length_fn), or another framing with header and body. Also panics if
-    /// `header` has [`skip_between`](Framing::skip_between): set this option on the framing that
-    /// this function returns.
+    /// Panics if `header` is [`raw`](Framing::raw), [`custom`](Framing::custom),
+    /// [`length_fn`](Framing::length_fn) or another `header_body`. Also panics if `header` has the
+    /// option [`skip_between`](Framing::skip_between): set this option on the framing that this
+    /// function returns.
     ///
     /// # Examples
     ///
@@ -564,7 +565,7 @@ impl Framing {
     /// frame, [`FrameLen::Need`] if it needs more bytes, or an error if the bytes are malformed.
     ///
     /// ```text
-    ///   30 03 h e l l o        a tag, then a length that the function understands
+    ///   30 05 h e l l o        a tag, then the number of bytes after it
     ///   |-----|                Need(2), then Total(2 + 5)
     ///   |-------------|
     ///        frame
@@ -577,10 +578,10 @@ impl Framing {
     /// is called again when the needed bytes have arrived. Once it has returned the length, it is
     /// not called for that frame again. It is also called once for each payload that is sent.
     ///
-    /// The function never receives more bytes than the frame limit. A function that asks for only
-    /// one more byte at each call may examine all earlier bytes again each time. Its work then
-    /// grows with the square of the header length. Such a function should return an error if the
-    /// header becomes too long.
+    /// The function never receives more bytes than the frame limit; with a limit of zero, it
+    /// receives one byte. A function that asks for only one more byte at each call may examine all
+    /// earlier bytes again each time. Its work then grows with the square of the header length.
+    /// Such a function should return an error if the header becomes too long.
     ///
     /// [`skip_too_long`](Framing::skip_too_long) skips a frame whose total length exceeds the
     /// limit. A header that exceeds the limit still ends the stream.
@@ -678,7 +679,7 @@ impl Framing {
     }
 
     /// Returns 1 more than the maximum payload length, if this framing uses a [4-byte big-endian
-    /// prefix](Length::u32_of) in both directions. Returns zero for every other framing.
+    /// length](Length::is_u32) in both directions. Returns zero for every other framing.
     pub(crate) fn u32_len_end(&self) -> usize {
         match self.kind() {
             Kind::Length(length) if length.is_u32() && self.0.output.is_none() => {

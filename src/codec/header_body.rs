@@ -14,7 +14,7 @@ pub(crate) type BodyLen = dyn Fn(&[u8]) -> Result<u64, FrameError> + Send + Sync
 #[derive(Clone)]
 pub(crate) struct HeaderBody {
     /// Codec of the header: see [`is_header_kind`]. This codec never skips. Its limit is
-    /// `header_len_max` or the frame limit, whichever is smaller.
+    /// `header_len_max` or the frame limit, whichever is smaller; a fixed header has no limit.
     header: Kind,
     /// Configured maximum payload of the header, in bytes.
     header_len_max: usize,
@@ -22,8 +22,8 @@ pub(crate) struct HeaderBody {
     limit: Limit,
 }
 
-/// Returns true if the header may have this framing. Such a framing has an end and skips no bytes,
-/// and its state does not conflict with the state of [`HeaderBody`].
+/// Returns true if `kind` may be the codec of a header. Such a codec finds the end of a frame and
+/// skips no bytes. Its state does not conflict with the state of [`HeaderBody`].
 fn is_header_kind(kind: &Kind) -> bool {
     match kind {
         Kind::Raw(_) | Kind::Custom(_) => false,
@@ -116,7 +116,7 @@ impl Codec for HeaderBody {
     }
 
     /// Decodes at the end of the stream. This end may complete the header, for example a last line
-    /// without a line end. The body of such a header must be empty.
+    /// without a line end. If bytes of the body are missing, returns `Need`.
     fn finish(&self, scanned: &mut ScanState, rest: &[u8]) -> Result<Step, FrameError> {
         self.decode_step(scanned, rest, true)
     }
@@ -183,7 +183,8 @@ mod tests {
         ));
     }
 
-    /// The delimiters are `;` and `;;`. A single `;` ends the header only at the end of the stream.
+    /// The delimiters are `;` and `;;`. If a `;` is the last byte received, only the end of the
+    /// stream shows that it ends the header.
     #[test]
     fn header_completed_by_end_of_stream_is_accepted() {
         let body_len = |header: &[u8]| Ok(header.len() as u64 - 1);
@@ -265,7 +266,7 @@ mod tests {
         };
         assert_eq!(encode(b"\x01\x01abcdef").ok(), Some(8));
         for payload in [&b"\x01"[..], b"\x01\x01abcde", b"\x01\x00a", b"\x07\x00"] {
-            encode(payload).expect_err("the payload differs from the length in its header");
+            encode(payload).expect_err("the payload contradicts its header");
         }
         let error = encode(b"\x01\x64").expect_err("the frame exceeds the limit");
         assert!(

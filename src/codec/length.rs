@@ -45,7 +45,7 @@ pub(crate) struct Length {
     pub(super) width: u8,
     pub(super) endian: Endian,
     pub(crate) limit: Limit,
-    /// Maximum length of a payload to encode: the limit, or the maximum of the field if it is
+    /// Maximum length of a payload to encode: the limit or the maximum of the field, whichever is
     /// smaller.
     pub(super) payload_len_max: usize,
 }
@@ -81,7 +81,7 @@ impl Length {
     /// incomplete.
     #[inline(always)]
     fn read_field(&self, bytes: &[u8]) -> Option<u64> {
-        // Fast path: a field of 4 bytes, the most common width, is read without a loop.
+        // A field of 4 bytes, the most common width, is read without a loop.
         if self.width == 4 {
             let field = *bytes.first_chunk()?;
             return Some(u64::from(match self.endian {
@@ -113,7 +113,7 @@ impl Length {
     }
 
     /// Returns the header for `payload` in a framing with a [4-byte big-endian
-    /// length](Length::is_u32). `payload` must not exceed the limit.
+    /// length](Length::is_u32). The length of `payload` must fit into 4 bytes.
     #[inline(always)]
     pub(crate) fn u32_of(payload: &[u8]) -> [u8; 4] {
         let [.., a, b, c, d] = (payload.len() as u64).to_be_bytes();

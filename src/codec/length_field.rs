@@ -190,8 +190,8 @@ impl LengthField {
         }
     }
 
-    /// Returns the field value for a frame of `frame_len` bytes, which is at least the length of
-    /// the header.
+    /// Returns the field value for a frame of `frame_len` bytes. `frame_len` is at least the length
+    /// of the header.
     fn field_of(&self, frame_len: usize) -> Result<u64, FrameError> {
         let len = frame_len.saturating_sub(self.field_end()) as u64;
         let adjustment = self.adjustment.unsigned_abs();

@@ -34,7 +34,8 @@ pub(crate) struct LengthFn {
 
 impl LengthFn {
     /// Calls the user's function and checks its result. The function receives no bytes beyond the
-    /// limit, so that its result does not depend on the cuts of the stream.
+    /// limit, so that its result does not depend on the cuts of the stream. With a limit of zero,
+    /// it receives one byte.
     fn frame_len(&self, bytes: &[u8]) -> Result<FrameLen, FrameError> {
         let limit = self.limit.len;
         let start = bytes.get(..limit.max(1)).unwrap_or(bytes);
@@ -147,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn length_function_sees_and_gets_no_more_than_the_limit() {
+    fn length_function_receives_no_more_bytes_than_the_limit() {
         let long = [7; 20];
         let greedy = |bytes: &[u8]| {
             assert!(bytes.len() <= 8);

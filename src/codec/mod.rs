@@ -52,11 +52,12 @@ pub(crate) use step::{CheckedStep, Skip, SkipKind, StepError};
 /// it keeps between two calls, such as the offset up to which it searched, is its
 /// [`State`](Codec::State).
 ///
-/// [`decode`](Codec::decode) must keep the following contract. A codec that breaks it ends the
-/// connection with [`FrameError::Contract`].
+/// Rule 1 of this contract is a promise of the caller. The other rules are for
+/// [`decode`](Codec::decode): a codec that breaks them ends the connection with
+/// [`FrameError::Contract`].
 ///
-/// 1. `bytes` begins at the first byte of a frame and is never empty. It only grows from one call
-///    to the next, until a `Frame` or a skip removes bytes from its start.
+/// 1. `bytes` is never empty. It begins at the first byte that no earlier `Frame` or skip has
+///    removed, and only grows until the next `Frame` or skip.
 /// 2. `Frame` has `1 <= consumed <= bytes.len()`, and its range lies within `0..consumed`.
 /// 3. `Skip` and `SkipFrame` have `bytes >= 1`; `SkipPart` has `1 <= bytes < bytes.len()`. A frame
 ///    whose beginning was skipped by `SkipPart` is never delivered as a `Frame`.
@@ -192,8 +193,8 @@ impl<'a> Out<'a> {
         }
     }
 
-    /// Returns an output that does not copy `payload` into the buffer when the encoder puts it
-    /// unchanged.
+    /// Returns an output that does not copy `payload` into the buffer if the encoder passes this
+    /// same slice to [`put`](Out::put).
     fn leaving_out(buf: &'a mut Buf, payload: &'a [u8]) -> Self {
         Self {
             suppressed: Some((payload, None)),
@@ -261,8 +262,7 @@ impl Limit {
     /// Returns the step for a frame whose payload of `len` bytes exceeds the limit. `bytes` is the
     /// length of the whole frame, including header and trailer.
     ///
-    /// Inlined, so that the step of a codec stays in registers. Only the creation of the error is
-    /// not inlined.
+    /// Inlined, so that the step of a codec stays in registers.
     #[inline(always)]
     fn exceeded(self, len: u64, bytes: u64) -> Result<Step, FrameError> {
         if self.skips {
@@ -293,9 +293,9 @@ impl Limit {
         })
     }
 
-    /// Returns the step for a frame that is delivered with its header and has `len` bytes in total.
-    /// `bytes` are the received bytes from the start of the frame. Stores the length in `scanned`
-    /// if the frame is incomplete. `len` is `None` if the length has more than 64 bits.
+    /// Returns the step for a frame that is delivered with its header and has `len` bytes in total,
+    /// at least 1. `len` is `None` if the length has more than 64 bits. `bytes` are the received
+    /// bytes from the start of the frame. If the frame is incomplete, stores `len` in `scanned`.
     fn whole_frame(
         self,
         scanned: &mut ScanState,
@@ -395,8 +395,8 @@ impl Limit {
     }
 
     /// Returns the lookahead for bytes that contain the end of the frame. The first `len` of these
-    /// bytes belong to the frame. Its payload has `payload_len` bytes, and its delimiter begins at
-    /// offset `to` of the frame.
+    /// bytes belong to the frame. Without the part that was dropped earlier, the payload has
+    /// `payload_len` bytes, and the delimiter begins at offset `to`.
     fn with_end(
         self,
         scanned: &mut ScanState,

@@ -16,8 +16,8 @@ use super::{Framing, Kind};
 /// * `delimiter-` and the delimiters, escaped and separated by `|`, such as `delimiter-\r\n\r\n`
 /// * `length-field`, `header-body`, `length-fn` or `custom`
 ///
-/// The name contains neither limits and other options, nor the codec that [`Framing::with_output`]
-/// sets.
+/// The name does not contain limits, other options, or the output codec of
+/// [`Framing::with_output`].
 impl fmt::Display for Framing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.kind().write_name(f)

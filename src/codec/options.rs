@@ -12,7 +12,7 @@ impl Framing {
     /// [`TooLong`](crate::FrameError::TooLong), unless such frames are
     /// [skipped](Framing::skip_too_long). The connection closes as soon as the header is received,
     /// or as soon as more than `bytes` bytes are received without a delimiter. `send` rejects a
-    /// longer payload. Zero allows empty frames only.
+    /// longer payload. Zero allows only empty payloads.
     ///
     /// Some framings differ:
     ///
@@ -47,9 +47,10 @@ impl Framing {
     /// and for [`Config::frame_deadline`](crate::Config::frame_deadline).
     ///
     /// Malformed input still ends the stream, because the start of the next frame is unknown.
-    /// Examples are a length of more than 64 bits and a header that is itself too long. Some bytes
-    /// of a skipped frame are not checked: the comma after a [`netstring`](Framing::netstring), and
-    /// bare `\r` and `\n` beyond the limit in a line of [`line_crlf`](Framing::line_crlf).
+    /// Examples are a header that is itself too long, and a [`varint`](Framing::varint) or
+    /// [`netstring`](Framing::netstring) whose length has more than 64 bits. Some bytes of a
+    /// skipped frame are not checked: the comma after a netstring, and bare `\r` and `\n` beyond
+    /// the limit in a line of [`line_crlf`](Framing::line_crlf).
     ///
     /// This method has no effect on [`raw`](Framing::raw) and [`fixed`](Framing::fixed), whose
     /// frames are never too long. It has no effect on [`custom`](Framing::custom) either, because a

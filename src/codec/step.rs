@@ -96,8 +96,8 @@ pub(crate) enum CheckedStep<'a> {
         /// The bytes after the frame: `bytes[consumed..]`.
         after: &'a [u8],
     },
-    /// No whole frame yet. The value is the number of bytes needed for the next step, `>
-    /// bytes.len()`.
+    /// No whole frame yet. The value is the number of bytes needed for the next step. It exceeds
+    /// `bytes.len()`.
     Need(usize),
     /// Bytes to drop.
     Skip(Skip),
@@ -142,7 +142,8 @@ impl From<Box<StepError>> for FrameError {
     }
 }
 
-/// Checks the step that a codec returned for `bytes`. This is the only check of the contract.
+/// Checks the step that a codec returned for `bytes`. This is the whole check of the contract,
+/// except for one rule that `ErasedState` checks: no `Frame` follows a `SkipPart`.
 // Inlined, so that the step of a built-in codec stays in registers in the loop over glued frames.
 // The rare steps are checked out of line, because inlining them would add a jump table to that
 // loop.

@@ -8,8 +8,8 @@
 //!     FrameSink::frame, FrameSink::skipped
 //! ```
 //!
-//! The loop does not know the source of the bytes, nor the buffer of undecoded bytes: see
-//! [`Assembler`](super::Assembler).
+//! The [`Assembler`](super::Assembler) passes the bytes to the loop, and stores those that the loop
+//! leaves undecoded.
 
 use std::ops::ControlFlow;
 
@@ -22,7 +22,7 @@ pub(super) enum End {
     /// The undecoded bytes are a partial frame of at least this many bytes.
     Need(usize),
     /// All bytes are decoded. The next `beyond >= 1` bytes of the stream must be skipped. `flow` is
-    /// the reply of the sink to the skipped frame.
+    /// the reply of the sink to the skip.
     Skip { beyond: u64, flow: Flow },
     /// The sink stopped the delivery.
     Stopped,
@@ -30,8 +30,8 @@ pub(super) enum End {
     Failed(FrameError),
 }
 
-/// Delivers all frames of `undecoded` and removes them from it. Returns `Continue` if `undecoded`
-/// is then empty and the sink accepts another frame.
+/// Delivers or skips all frames of `undecoded` and removes them from there. Returns `Continue` if
+/// `undecoded` is then empty and the sink accepts another frame.
 // This function and `deliver_next` are inlined, so that the loop over glued frames is one loop per
 // codec, without calls.
 #[inline(always)]
@@ -50,8 +50,8 @@ pub(super) fn deliver_all<S: FrameSink, D: Decoder>(
     ControlFlow::Continue(())
 }
 
-/// Delivers or skips the first frame of `undecoded` and removes it from there. Returns `Continue`
-/// if the sink accepts another frame.
+/// Delivers or skips the first frame of `undecoded`, or skips the filler before it, and removes
+/// these bytes from there. Returns `Continue` if the sink accepts another frame.
 #[inline(always)]
 pub(super) fn deliver_next<S: FrameSink, D: Decoder>(
     undecoded: &mut &[u8],

@@ -4,7 +4,8 @@
 //! [`WriteQueue`] holds output that the kernel has not taken. [`Credit`] counts the frames that the
 //! handler granted.
 //!
-//! Datagram sockets use only [`State`]: for datagrams, see [`datagram`](crate::datagram).
+//! Of this module, listeners and datagram sockets use only [`State`]. For datagrams, see
+//! [`datagram`](crate::datagram).
 
 mod assembler;
 mod deframe;

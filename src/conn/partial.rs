@@ -22,8 +22,9 @@ use crate::memory::{Buf, GrowBuf};
 use crate::timer::Stamp;
 
 /// Minimum number of new bytes per decode step while the length of a frame is unknown. Each step
-/// adds a quarter of the bytes held, within [`STEP_MIN`] and [`STEP_MAX`]. A short step copies few
-/// bytes beyond the end of the frame.
+/// adds a quarter of the bytes held, within [`STEP_MIN`] and [`STEP_MAX`]. It adds fewer bytes if
+/// the read or the spare capacity has fewer. A short step copies few bytes beyond the end of the
+/// frame.
 const STEP_MIN: usize = 128;
 /// Maximum number of new bytes per decode step while the length of a frame is unknown.
 const STEP_MAX: usize = 1024;
@@ -40,15 +41,15 @@ const GROWTH: usize = 8;
 /// Length in bytes from which the capacity is limited by [`GROWTH_OF_LONG`] instead of [`GROWTH`].
 /// A frame of unknown length that is this long ends soon, or its sender tries to use up memory.
 const LONG_LEN: usize = 256 * 1024;
-/// Maximum capacity of all buffers of a partial frame of at least [`LONG_LEN`] bytes, as a multiple
-/// of its bytes.
+/// Replacement of [`GROWTH`] for a partial frame of at least [`LONG_LEN`] bytes. A direct read of a
+/// frame of known length may exceed this multiple, but not [`GROWTH`].
 const GROWTH_OF_LONG: usize = 4;
 /// Minimum number of bytes held for a direct read of a frame of unknown length. Such a read may
 /// also return the next frames.
 const OPEN_ENDED_LEN_MIN: usize = 4 * 1024;
-/// Maximum capacity of a buffer that is kept for the next partial frame, even if few bytes of it
-/// have arrived. An earlier frame needed the buffer, and most frames of a stream have a similar
-/// length.
+/// Maximum capacity of a buffer that is kept for the next partial frame, even if few bytes of that
+/// frame have arrived. An earlier frame needed the buffer, and most frames of a stream have a
+/// similar length.
 const KEPT_LEN: usize = 64 * 1024;
 /// Minimum length, in bytes, that the check for an oversized buffer assumes for a partial frame.
 const SMALL_LEN: usize = 256;
@@ -59,11 +60,13 @@ const SHRINK: usize = 2 * GROWTH;
 /// State of the bytes in a [`Partial`].
 #[derive(Debug, Clone, Copy, Default)]
 enum Held {
-    /// Bytes that the codec has not decoded, because the delivery was stopped before them.
+    /// Bytes that the codec has not decoded, for example because the delivery was stopped before
+    /// them.
     #[default]
     Undecoded,
     /// The first bytes of a frame. The next decode step needs `need` bytes. `need > len`, except
-    /// between a direct read that provides the needed bytes and the decode step that follows it.
+    /// after the needed bytes were appended without a decode step: by a direct read, or while the
+    /// handler peeks.
     Frame {
         need: usize,
         /// True if the codec needs exactly one more byte. Usually the length of the frame is then
@@ -110,7 +113,8 @@ pub(crate) struct Partial {
     pub(super) buf: GrowBuf,
     /// State of the bytes in `buf`.
     held: Held,
-    /// Arrival time of the first byte.
+    /// Time from which the frame deadline counts: the arrival of the first byte, or a later
+    /// delivery of the frame before it, or a later restart.
     pub(super) since: Stamp,
     /// State of a built-in codec for the frame that begins at the first byte.
     pub(super) scan: ScanState,
@@ -356,8 +360,8 @@ impl Partial {
 
     /// Appends bytes. If the buffer is too small, a larger buffer is added, and
     /// [`settle`](GrowBuf::settle) moves all bytes there. `is_settled_next` is true if the caller
-    /// calls `settle` next. The capacity of the smaller buffers then does not count for the limit
-    /// of the capacity, because they are returned to the pool.
+    /// expects a call of `settle` before the next append. The capacity of the smaller buffers then
+    /// does not count for the limit of the capacity, because `settle` returns them to the pool.
     #[inline(always)]
     pub(super) fn append(&mut self, bytes: &[u8], is_settled_next: bool, pool: &mut Pool) {
         if !self.buf.try_put(bytes) {

@@ -1,7 +1,7 @@
 //! The read side of a recorded connection: the sink gets the bounds of each frame in the stream.
 //!
-//! A wrapper of the decoder stores the bounds of each frame. The decode loop passes them to the
-//! sink before the frame.
+//! [`RecordingDecoder`] wraps the decoder and stores the bounds of each frame. The decode loop
+//! passes these bounds to the sink before the frame.
 
 use super::assembler::Assembler;
 use super::sink::{Delivery, FrameSink};

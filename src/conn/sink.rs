@@ -23,8 +23,8 @@ pub(crate) trait FrameSink {
     fn filler(&mut self, bytes: u64) {
         let _ = bytes;
     }
-    /// Counts a cut frame: `partial` are the bytes of the frame that have arrived. Called once per
-    /// frame.
+    /// Counts a cut frame. `partial` contains the bytes of the frame that have arrived and are not
+    /// skipped. Called once per frame.
     fn split(&mut self, partial: &[u8]) {
         let _ = partial;
     }

@@ -23,7 +23,7 @@
 //! handshake. It delivers and writes nothing else. An accepted connection begins in this phase if
 //! its listener prepares connections.
 //!
-//! Within `Open` and `Lingering` the two halves change independently:
+//! The write half and the read half change independently of each other:
 //!
 //! ```text
 //!   write half:  Open --half_close()--> Flushing --fin_sent()--> FinSent
@@ -100,8 +100,7 @@ pub(crate) enum Phase {
     Dead,
 }
 
-/// The work of a connection that resumes after a pause for memory; see
-/// [`State::resume_from_memory`].
+/// The work of a connection after its wait for memory; see [`State::resume_from_memory`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct MemoryResume {
     /// True if the connection can be read again.
@@ -187,8 +186,9 @@ const ENDED: u32 = 1 << 13;
 /// The handler was notified that the peer ended its side.
 const END_DELIVERED: u32 = 1 << 14;
 
-// Holds: no further frame is delivered while one of them is set. Each hold has its own bit, so that
-// releasing one hold does not release another.
+// Holds and waits for memory. A hold stops both reading and delivery; `PAUSED_FOR_MEMORY` stops
+// only reading, and `AWAITS_MEMORY` stops neither. Each has its own bit, so that releasing one hold
+// does not release another.
 
 /// The handler paused the socket.
 const PAUSED: u32 = 1 << 15;
@@ -216,7 +216,8 @@ const TIMED: u32 = 1 << 23;
 const RECORDED: u32 = 1 << 24;
 /// The connection is counted among the connections of its peer address.
 const ADDR_COUNTED: u32 = 1 << 25;
-/// `on_hangup` was called with [`Hangup::Ended`].
+/// `on_hangup` was called with [`Hangup::Ended`], or the end of the stream was read before the
+/// hang-up.
 const HANGUP_REPORTED: u32 = 1 << 26;
 /// The bytes of the connection pass through a transport filter.
 const FILTERED: u32 = 1 << 27;
@@ -225,6 +226,7 @@ const PREPARING: u32 = 1 << 28;
 /// The connection is read while its write queue is above the high watermark.
 const READS_ABOVE_HIGH: u32 = 1 << 29;
 /// The write queue went above the high watermark, and has not yet gone down to the low watermark.
+/// The bit is also set if `on_drained` is due but the connection is not open yet.
 const ABOVE_HIGH: u32 = 1 << 30;
 /// The handler waits for `on_peek`: input is read, but not decoded.
 const PEEKING: u32 = 1 << 31;
@@ -497,7 +499,8 @@ impl State {
 
 /// Holds.
 impl State {
-    /// Applies a grant of frames; returns true if delivery resumes.
+    /// Applies a grant of frames; returns true if the credit was used up before the grant and no
+    /// longer is.
     pub(crate) fn credit_granted(&mut self, is_limited: bool, has_credit: bool) -> bool {
         self.assign(BY_CREDIT, is_limited);
         let was_stopped = self.any(NO_CREDIT);
@@ -639,8 +642,8 @@ impl State {
         if self.none(FIN_SENT) {
             return Action::SendFin;
         }
-        // Both directions have ended if the peer's end was delivered to the handler, or if the
-        // remaining input is discarded.
+        // Both directions have ended if the peer's end was delivered to the handler. In a close,
+        // the peer's end is not delivered, so it is enough that the end was read.
         match self.any(END_DELIVERED) || self.any(CLOSING) && self.any(ENDED) {
             true => Action::Reap,
             false => Action::None,
@@ -654,7 +657,7 @@ impl State {
     }
 
     /// Records a failed write: queued output is lost. The connection ends after the remaining input
-    /// is delivered, or at once if the input has ended or is discarded.
+    /// is delivered, or at once if the input has ended, is discarded, or belongs to a preparation.
     pub(crate) fn write_failed(&mut self) -> (Action, Watermark) {
         if self.any(DEAD) {
             return (Action::None, Watermark::Unchanged);
@@ -697,7 +700,8 @@ impl State {
         self.any(HUNG_UP) && !self.may_read() && self.none(PHASE)
     }
 
-    /// Returns the hang-up to report to the handler, if it was not reported before.
+    /// Returns the hang-up to report to the handler: `Reset` after a failed write, otherwise
+    /// `Ended`. Returns `None` if the end of the stream was read or reported before.
     pub(crate) fn report_hangup(&mut self) -> Option<Hangup> {
         self.clear(HUNG_UP);
         if self.any(WRITE_FAILED) {
@@ -746,7 +750,7 @@ impl State {
         self.clear(READABLE);
     }
 
-    /// Records that the filter holds input, or that a wait of a read for a write has ended.
+    /// Records that the filter holds input, or that a read need no longer wait for a write.
     pub(crate) fn mark_readable(&mut self) {
         self.set(READABLE);
     }

@@ -8,17 +8,18 @@ use crate::memory::Buf;
 use crate::payload::Payload;
 use crate::timer::Stamp;
 
-/// Maximum length of a segment for several payloads. Segments are freed one by one as they are
-/// written, so that a long queue releases its memory while it shrinks.
+/// Maximum capacity of a new segment, in bytes, unless a single payload needs more. Segments are
+/// freed one by one as they are written, so that a long queue releases its memory while it shrinks.
 const SEGMENT_LEN: usize = 64 * 1024;
-/// Spare capacity for a header, in addition to the length of the payload.
+/// Spare capacity for a header, in bytes, in addition to the length of the payload.
 const HEADER_SPARE: usize = 32;
-/// Maximum number of segments per write: enough for several frames, each with a segment for the
-/// header, the payload and the trailer.
+/// Maximum number of segments per write: enough for several frames, each with three segments:
+/// header, payload and trailer.
 pub(crate) const SLICES_MAX: usize = 16;
 
 /// A queue of segments. Invariants: no segment is empty, `len` is the sum of the lengths of all
-/// segments, and `owned_len` is the sum of the lengths of the owned payloads.
+/// segments, and `owned_len` is the sum of the lengths of the owned segments. The length of a
+/// segment is the number of bytes that the kernel has not taken.
 #[derive(Debug, Default)]
 pub(crate) struct WriteQueue {
     segments: VecDeque<Segment>,
@@ -33,7 +34,7 @@ pub(crate) struct WriteQueue {
 enum Segment {
     /// Encoded bytes in a buffer of the pool.
     Pooled(Buf),
-    /// An owned payload. Its length is added to the memory that the pool has lent.
+    /// An owned payload. The pool counts its whole length as lent until the segment is removed.
     Owned(Box<Owned>),
 }
 
@@ -199,7 +200,7 @@ impl WriteQueue {
     }
 
     /// Returns the last segment, with a spare capacity of at least `len` bytes. Adds a segment if
-    /// the last one has less.
+    /// the last one has less, or is an owned payload.
     fn back_with_spare(&mut self, len: usize, pool: &mut Pool) -> &mut Buf {
         let fits = match self.segments.back() {
             Some(Segment::Pooled(back)) => back.spare_len() >= len,
@@ -259,7 +260,7 @@ impl Segment {
 mod tests {
     use super::*;
 
-    fn drain(queue: &mut WriteQueue, piece: usize, pool: &mut Pool) -> Vec<u8> {
+    fn consume_all(queue: &mut WriteQueue, piece: usize, pool: &mut Pool) -> Vec<u8> {
         let mut all = Vec::new();
         while !queue.is_empty() {
             let len = queue.front().len().min(piece);
@@ -281,7 +282,7 @@ mod tests {
                 expected.extend_from_slice(&bytes);
             }
             assert_eq!(queue.len(), expected.len());
-            assert!(drain(&mut queue, piece, &mut pool) == expected);
+            assert!(consume_all(&mut queue, piece, &mut pool) == expected);
         }
     }
 
@@ -336,7 +337,7 @@ mod tests {
                 "payloads of {len} bytes"
             );
             let queued = queue.len();
-            assert_eq!(drain(&mut queue, 100_000, &mut pool).len(), queued);
+            assert_eq!(consume_all(&mut queue, 100_000, &mut pool).len(), queued);
         }
         assert_eq!(pool.lent_bytes(), 0);
     }
@@ -372,7 +373,7 @@ mod tests {
                     .flat_map(|slice| slice.to_vec())
                     .eq(all.clone())
             );
-            assert!(drain(&mut queue, piece, &mut pool) == all);
+            assert!(consume_all(&mut queue, piece, &mut pool) == all);
             assert_eq!(pool.lent_bytes(), lent);
         }
         let mut queue = WriteQueue::default();

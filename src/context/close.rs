@@ -22,13 +22,14 @@ impl<H: Handler> Context<'_, H> {
     ///   [`Config::close_deadline`](crate::Config::close_deadline) the connection is aborted.
     ///
     /// [`on_close`](Handler::on_close) comes when both sides have ended, or at the deadline: a peer
-    /// that does not end its side delays it by 10 s, unless the deadline is changed. So free a
-    /// name or a seat when `close` is called, and not only in `on_close`. To wait less long for one
-    /// peer, set the [`close_deadline`](crate::Limits#structfield.close_deadline) of its
+    /// that does not end its side delays `on_close` by 10 s, unless the deadline is changed. So
+    /// free what other clients wait for, such as a nickname, when you call `close`, and not only in
+    /// `on_close`. To wait less long for one peer, set the
+    /// [`close_deadline`](crate::Limits#structfield.close_deadline) of its
     /// [limits](Context::set_limits) first. [`abort`](Context::abort) does not wait at all.
     ///
-    /// A connection that is still connecting ends at once, and its queued output counts as unsent.
-    /// Does nothing if the connection is closing or closed.
+    /// A connection that is still connecting or in its TLS handshake ends at once, and its queued
+    /// output counts as unsent. Does nothing if the connection is closing or closed.
     ///
     /// # Examples
     ///
@@ -223,14 +224,14 @@ impl<H: Handler> Context<'_, H> {
     /// behind a balancer. [`on_shutdown`](Handler::on_shutdown) reports the start of each phase.
     /// [`Reactor::run`](crate::Reactor::run) returns when all is closed. When the time for the
     /// close has passed, the remaining connections are aborted, and their lost bytes are counted.
-    /// With a time of zero, they are aborted in this turn or the next.
+    /// With a time of zero, they are aborted at most one millisecond and one turn later.
     ///
     /// Each connection is closed as [`close`](Context::close) does, which waits for its peer. So a
     /// single peer that does not end its side delays the end until the close time has passed.
     ///
     /// A second call cannot extend a phase: the earliest end of each phase applies. So code that
-    /// needs an end by a certain time can rely on it. To allow more time, use longer times in the
-    /// first call.
+    /// needs an end by a certain time can rely on that time. To allow more time, use longer times
+    /// in the first call.
     ///
     /// From the phase [`Close`](ShutdownPhase::Close) on, no connection or socket can be opened: a
     /// connect fails and is reported to [`on_close`](Handler::on_close). From the phase
@@ -238,7 +239,7 @@ impl<H: Handler> Context<'_, H> {
     ///
     /// # Examples
     ///
-    /// A server behind a balancer. Its health check fails as soon as it is told to end:
+    /// A server behind a balancer. Its health check fails as soon as the shutdown begins:
     ///
     /// ```
     /// use std::time::Duration;
@@ -277,15 +278,15 @@ impl<H: Handler> Context<'_, H> {
         self.engine.shutdown(plan.into());
     }
 
-    /// Returns true after [`shutdown`](Context::shutdown) was called, in every phase. A health
-    /// check should fail then.
+    /// Returns true from the start of a [shutdown](Context::shutdown), in every phase. A health
+    /// check should then fail.
     #[must_use]
     pub fn is_shutting_down(&self) -> bool {
         self.engine.shutdown.has_begun()
     }
 
     /// Makes [`Reactor::run`](crate::Reactor::run) return at the end of this turn. Nothing is
-    /// closed, and the reactor can be run again.
+    /// closed, and the reactor can be run again. Has no effect if `run` has not begun.
     pub fn stop(&mut self) {
         self.engine.shutdown.is_stopped = true;
     }

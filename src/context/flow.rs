@@ -105,17 +105,19 @@ impl<H: Handler> Context<'_, H> {
 
     /// Sets own limits for a connection, which apply from now on.
     ///
-    /// The timeouts start now, and the watermarks apply to the next payload sent. A timeout of
-    /// `None` turns off the timeout of the configuration. Such a connection takes some memory for
-    /// its limits. Its output is queued before it is written, which costs one copy per frame.
+    /// The timeouts start now, and the watermarks apply from the next send or write on. A timeout
+    /// of `None` turns off the timeout of the configuration. A connection with own limits takes
+    /// some memory for them. Its output is queued before it is written, which costs one copy per
+    /// frame.
     ///
     /// # Errors
     ///
     /// An error changes nothing.
     ///
-    /// * `InvalidInput`: a timeout or `write_queue_bytes_max` is zero, or `write_low_bytes <=
-    ///   write_high_bytes <= write_queue_bytes_max` does not hold, or `write_low_bytes` exceeds
-    ///   [`Config::memory_bytes_max`](crate::Config::memory_bytes_max). The error names the field.
+    /// * `InvalidInput`: a timeout, `frame_deadline` or `write_queue_bytes_max` is zero, or
+    ///   `write_low_bytes <= write_high_bytes <= write_queue_bytes_max` does not hold, or
+    ///   `write_low_bytes` exceeds [`Config::memory_bytes_max`](crate::Config::memory_bytes_max).
+    ///   The error names the field.
     /// * `NotConnected`: the connection is closed.
     ///
     /// # Examples
@@ -152,12 +154,13 @@ impl<H: Handler> Context<'_, H> {
     /// Calls [`on_peek`](Handler::on_peek) once with the bytes of a connection that are read and
     /// not decoded yet. These bytes stay in the stream.
     ///
-    /// No frame is decoded before `on_peek`. It is called as soon as at least `len_min` such bytes
-    /// are read, or the peer ends its side. If `len_min` is zero, it is called directly after the
-    /// current callback. A repeated call replaces `len_min`.
+    /// No frame is decoded before `on_peek`, which is called once at least `len_min` such bytes are
+    /// read, or the peer ends its side. If `len_min` is zero, `on_peek` waits for no byte: it is
+    /// called in this turn or in the next one. A repeated call replaces `len_min`.
     ///
-    /// Use it to choose the [framing](Context::reframe) by the first bytes of a connection, or to
-    /// reject bytes that a peer sent too early, such as plaintext after `STARTTLS`.
+    /// Use this method to choose the [framing](Context::reframe) by the first bytes of a
+    /// connection, or to reject bytes that a peer sent too early, such as plaintext after
+    /// `STARTTLS`.
     ///
     /// * The bytes begin after the frame being delivered. They include all further bytes of the
     ///   same read, and the bytes of a partial frame. They do not include bytes that are still in
@@ -200,8 +203,8 @@ impl<H: Handler> Context<'_, H> {
     /// }
     /// ```
     ///
-    /// A client may send nothing after `STARTTLS` until the server answers (RFC 3207). A server
-    /// must not treat plaintext bytes after `STARTTLS` as encrypted input:
+    /// After `STARTTLS`, a client must wait for the reply of the server (RFC 3207). A server must
+    /// not treat plaintext after `STARTTLS` as encrypted input:
     ///
     /// ```
     /// # use unstick::{ConnId, Context, Framing, Handler};
@@ -232,9 +235,9 @@ impl<H: Handler> Context<'_, H> {
     /// Returns the number of bytes read from a connection that wait for delivery or for the end of
     /// their frame.
     ///
-    /// Returns zero inside callbacks about the connection's own frames, because the remaining bytes
-    /// of the read are still being decoded. [`peek`](Context::peek) passes these bytes to the
-    /// handler.
+    /// Returns zero in callbacks that deliver the connection's own input, such as `on_frame`,
+    /// because the remaining bytes of the read are still being decoded. [`peek`](Context::peek)
+    /// passes these bytes to the handler.
     ///
     /// # Errors
     ///

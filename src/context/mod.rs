@@ -1,7 +1,7 @@
 //! [`Context`]: the requests that a callback can make to the reactor.
 
-// The documentation of `Context` shows the methods in the order of these modules. Blank lines keep
-// the order.
+// The documentation of `Context` shows the methods in the order of these modules. The blank lines
+// keep rustfmt from sorting the modules.
 mod send;
 
 mod open;
@@ -37,7 +37,7 @@ pub(crate) use sockets::not_inet;
 ///
 /// A callback can open, use and close every connection and socket of the reactor. No method calls
 /// another callback before the current callback has returned. Outside of a callback,
-/// [`Reactor::with`](crate::Reactor::with) gives access to it.
+/// [`Reactor::with`](crate::Reactor::with) provides a `Context`.
 ///
 /// The methods are in this order: sending, opening sockets, sessions, timers, closing, flow
 /// control, addresses and options, statistics, recordings, signals, TLS, and Unix datagram sockets.

@@ -25,7 +25,7 @@ impl<H: Handler> Context<'_, H> {
     ///
     /// * Any error of resolving, binding or listening, for the last address tried. `AddrInUse` for
     ///   a Unix path that exists: see [`UnixAddr`](crate::UnixAddr).
-    /// * `Other`: the reactor is shutting down.
+    /// * `Other`: a shutdown has reached the phase [`Drain`](crate::ShutdownPhase::Drain).
     pub fn listen(&mut self, addr: impl ToAddrs, framing: Framing) -> io::Result<ListenerId> {
         self.listen_with(addr, framing, &ListenOptions::new())
     }
@@ -48,7 +48,7 @@ impl<H: Handler> Context<'_, H> {
     /// Listens at all addresses of a name, with one listener for each. Returns the ids of the
     /// listeners in the order of the addresses.
     ///
-    /// * If the port is 0, the system chooses one port for all of them.
+    /// * If the port is 0, the system chooses one port for all addresses.
     /// * If there are IPv4 and IPv6 addresses, a listener at an IPv6 address accepts IPv6 only,
     ///   unless [`ListenOptions::only_v6`] is set.
     /// * An address is skipped if the system does not support its family, because no client can
@@ -62,7 +62,7 @@ impl<H: Handler> Context<'_, H> {
     ///
     /// * Any error of resolving, binding or listening, for the first address that fails.
     /// * `AddrInUse`: one of the addresses is in use. If the port is 0, several ports were tried.
-    /// * `Other`: the reactor is shutting down.
+    /// * `Other`: a shutdown has reached the phase [`Drain`](crate::ShutdownPhase::Drain).
     ///
     /// # Examples
     ///
@@ -97,7 +97,7 @@ impl<H: Handler> Context<'_, H> {
     /// # Errors
     ///
     /// * Any error of resolving or binding, for the last address tried.
-    /// * `Other`: the reactor is shutting down.
+    /// * `Other`: a shutdown has reached the phase [`Close`](crate::ShutdownPhase::Close).
     pub fn bind_udp(&mut self, addr: impl ToSocketAddrs) -> io::Result<UdpId> {
         self.bind_udp_with(addr, &UdpOptions::new())
     }
@@ -145,8 +145,8 @@ impl<H: Handler> Context<'_, H> {
     /// [`on_open`](Handler::on_open) reports success. [`on_close`](Handler::on_close) reports every
     /// failure and returns the session: an unknown host name, no free descriptor, a refusal by the
     /// peer, [`Config::connections_max`](crate::Config::connections_max) or a shutdown. Port 0, a
-    /// multicast or a broadcast address fails with `InvalidInput`; if a name has other addresses
-    /// too, it is skipped.
+    /// multicast or a broadcast address fails with `InvalidInput`. If a name has other addresses
+    /// too, such an address is skipped.
     pub fn connect(&mut self, addr: impl ToAddrs, framing: Framing, session: H::Session) -> ConnId {
         self.connect_with(addr, framing, session, &ConnectOptions::new())
     }
@@ -179,7 +179,7 @@ impl<H: Handler> Context<'_, H> {
     /// The socket is closed in case of an error.
     ///
     /// * `InvalidInput`: the socket is not a stream socket or is not listening.
-    /// * `Other`: the reactor is shutting down.
+    /// * `Other`: a shutdown has reached the phase [`Drain`](crate::ShutdownPhase::Drain).
     /// * Any other error of the system.
     ///
     /// # Examples
@@ -241,11 +241,11 @@ impl<H: Handler> Context<'_, H> {
     /// Adopts a connection that was [detached](Context::detach), with its undelivered and unsent
     /// bytes.
     ///
-    /// [`on_open`](Handler::on_open) is called first, with [`Origin::Adopted`]. The undelivered
-    /// bytes come before the bytes that are still in the socket, and `framing` decodes both. The
-    /// unsent bytes are sent before any output from now on. A custom codec starts with a new state.
-    /// A frame that [was being skipped](Detached::is_skipping) is skipped to its end, by the
-    /// framing that began the skip. `framing` decodes the bytes after it.
+    /// [`on_open`](Handler::on_open) is the first callback, with [`Origin::Adopted`]. The
+    /// undelivered bytes come before the bytes that are still in the socket, and `framing` decodes
+    /// both. The unsent bytes are sent before any output from now on. A custom codec starts with a
+    /// new state. A frame that [was being skipped](Detached::is_skipping) is skipped to its end, by
+    /// the framing that began the skip. `framing` decodes the bytes after it.
     ///
     /// If the unsent bytes exceed [`Config::write_low_bytes`](crate::Config::write_low_bytes), the
     /// write queue counts as above the high watermark: the connection is not read
@@ -294,7 +294,7 @@ impl<H: Handler> Context<'_, H> {
     /// The socket is closed in case of an error.
     ///
     /// * `InvalidInput`: the socket is not a UDP socket.
-    /// * `Other`: the reactor is shutting down.
+    /// * `Other`: a shutdown has reached the phase [`Close`](crate::ShutdownPhase::Close).
     /// * Any other error of the system.
     pub fn adopt_udp(&mut self, socket: impl Into<OwnedSocket>) -> io::Result<UdpId> {
         self.engine.adopt_udp(socket.into())

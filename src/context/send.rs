@@ -30,12 +30,13 @@ impl<H: Handler> Context<'_, H> {
     /// # Errors
     ///
     /// * [`SendError::Gone`]: the connection is closed. Stop sending to it.
-    /// * [`SendError::Closing`]: the connection is closing, or a write to it failed. `on_close`
-    ///   follows.
+    /// * [`SendError::Closing`]: the connection is closing, its write half has ended, or a write
+    ///   failed. `on_close` follows.
     /// * [`SendError::Full`]: the write queue would exceed
     ///   [`Config::write_queue_bytes_max`](crate::Config::write_queue_bytes_max), or
     ///   [`Config::memory_bytes_max`](crate::Config::memory_bytes_max) is used up. Wait for
-    ///   [`on_drained`](Handler::on_drained).
+    ///   [`on_drained`](Handler::on_drained). If the queue was empty, the payload alone exceeds
+    ///   `write_queue_bytes_max`: then it is never accepted, and no `on_drained` follows.
     /// * [`SendError::Frame`]: the payload is too long for the framing, or the framing cannot
     ///   represent it. Another attempt will fail too. [`send_unframed`](Context::send_unframed)
     ///   sends bytes that need no framing.
@@ -76,7 +77,7 @@ impl<H: Handler> Context<'_, H> {
     ///     frame: &[u8],
     /// ) {
     ///     if !*is_known {
-    ///         *is_known = frame.len() == 15; // the IMEI, behind a 2-byte length
+    ///         *is_known = frame.len() == 15; // the IMEI, after a length of two bytes
     ///         let _ = cx.send_unframed(conn, &[u8::from(*is_known)]);
     ///     }
     /// }
@@ -93,9 +94,11 @@ impl<H: Handler> Context<'_, H> {
     /// Sends an owned payload as one frame.
     ///
     /// A payload of 16 KiB or more is queued without a copy and written together with its header
-    /// and trailer. The framings [`delimiter`](crate::Framing::delimiter),
-    /// [`length_field`](crate::Framing::length_field) and [`custom`](crate::Framing::custom) copy
-    /// it once, like [`send`](Context::send).
+    /// and trailer. These framings copy it once, like [`send`](Context::send):
+    /// [`length_field`](crate::Framing::length_field), [`custom`](crate::Framing::custom),
+    /// [`line_crlf`](crate::Framing::line_crlf), a [`delimiter`](crate::Framing::delimiter) of
+    /// several bytes, several [`delimiters`](crate::Framing::delimiters), and any framing with
+    /// [`skip_between`](crate::Framing::skip_between).
     ///
     /// # Errors
     ///
@@ -175,9 +178,10 @@ impl<H: Handler> Context<'_, H> {
     /// Sends `payload` to each of `conns`, like [`send`](Context::send). Returns the number of
     /// connections that accepted it.
     ///
-    /// A connection is skipped if it is closed or closing, or if its write queue is full. A payload
-    /// of 16 KiB or more is copied once for all connections, except with the framings for which
-    /// [`send_owned`](Context::send_owned) makes a copy.
+    /// A connection is skipped if [`send`](Context::send) to it fails, for example because it is
+    /// closing or its write queue is full. A payload of 16 KiB or more is copied once for all
+    /// connections, except with the framings for which [`send_owned`](Context::send_owned) makes a
+    /// copy.
     ///
     /// # Examples
     ///

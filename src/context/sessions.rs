@@ -5,7 +5,8 @@ use crate::guard::OnUnwind;
 use crate::handler::Handler;
 use crate::id::ConnId;
 
-/// Sessions by slab key. A slot is `None` while a callback uses its session.
+/// Sessions by slab key. A slot is `None` while a callback uses its session, and if the key has no
+/// session.
 pub(crate) struct Sessions<S> {
     slots: Vec<Option<S>>,
 }
@@ -22,7 +23,8 @@ impl<S: Default> Sessions<S> {
         }
     }
 
-    /// Moves a session out for a callback. Returns the default value if the key has no session yet.
+    /// Moves a session out for a callback. Returns the default value if the slot is `None`, for
+    /// example because a panic lost the session.
     pub(crate) fn take(&mut self, key: u32) -> S {
         let slot = self.slots.get_mut(key as usize);
         slot.and_then(Option::take).unwrap_or_default()

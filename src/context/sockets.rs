@@ -26,8 +26,8 @@ impl<H: Handler> Context<'_, H> {
     /// # Errors
     ///
     /// * `NotConnected`: the connection is closed.
-    /// * `AddrNotAvailable`: no address is known. The host name of the connect has no address, or a
-    ///   limit of this reactor prevented the connect.
+    /// * `AddrNotAvailable`: no address is known, because the connect could not begin. For example,
+    ///   the host name has no address, or a limit of this reactor prevented the connect.
     /// * `Unsupported`: the connection has a Unix socket; use [`peer_addr`](Context::peer_addr).
     pub fn peer_inet_addr(&self, conn: ConnId) -> io::Result<SocketAddr> {
         self.peer_addr(conn)?.inet().ok_or_else(not_inet)
@@ -43,8 +43,8 @@ impl<H: Handler> Context<'_, H> {
     /// # Errors
     ///
     /// * `NotConnected`: the connection is closed.
-    /// * `AddrNotAvailable`: no address is known. The host name of the connect has no address, or a
-    ///   limit of this reactor prevented the connect.
+    /// * `AddrNotAvailable`: no address is known, because the connect could not begin. For example,
+    ///   the host name has no address, or a limit of this reactor prevented the connect.
     pub fn peer_addr(&self, conn: ConnId) -> io::Result<Addr> {
         let peer = &self.engine.conn(conn.0)?.peer;
         match *peer == unknown() {
@@ -56,8 +56,9 @@ impl<H: Handler> Context<'_, H> {
     /// Returns the header of the PROXY protocol with which a connection began; `None` for a direct
     /// client or a closed connection.
     ///
-    /// [`peer_addr`](Context::peer_addr) is the address of the balancer. The header stays available
-    /// until `on_close` has returned, and moves with a [detached](Context::detach) connection.
+    /// [`peer_addr`](Context::peer_addr) returns the address of the balancer. The header stays
+    /// available until `on_close` has returned, and moves with a [detached](Context::detach)
+    /// connection.
     ///
     /// # Examples
     ///
@@ -173,15 +174,14 @@ impl<H: Handler> Context<'_, H> {
     /// differ. An interval shorter than 1 ms counts as 1 ms. A second call sets a new interval and
     /// label.
     ///
-    /// The names follow the conventions of Prometheus, for example
-    /// `unstick_received_frames_total`, `unstick_held_bytes` and
-    /// `unstick_closed_connections_total{reason="peer"}`. There are counters for the fields of
-    /// [`Stats`], for the reasons of closes, frame errors and refusals, and two histograms. One has
-    /// the time of each turn. The other has the time of each callback, if
-    /// [`Config::slow_callback_min`](crate::Config::slow_callback_min) is set. A time in a
-    /// histogram is exact to an eighth.
+    /// The names follow the conventions of Prometheus, for example `unstick_received_frames_total`,
+    /// `unstick_held_bytes` and `unstick_closed_connections_total{reason="peer"}`. There are
+    /// counters and gauges for fields of [`Stats`], counters for the reasons of closes, frame
+    /// errors and refusals, and two histograms. One has the time of each turn. The other has the
+    /// time of each callback, if [`Config::slow_callback_min`](crate::Config::slow_callback_min) is
+    /// set. A time in a histogram differs from the measured time by at most an eighth.
     ///
-    /// A frame costs nothing more. A turn costs one reading of the clock.
+    /// Publishing adds no cost to a frame, and one reading of the clock to a turn.
     ///
     /// # Examples
     ///
@@ -209,9 +209,10 @@ impl<H: Handler> Context<'_, H> {
 impl<H: Handler> Context<'_, H> {
     /// Starts the recording of a socket, for a [cut map](crate::cutmap).
     ///
-    /// If a callback of the connection itself calls this method, the recording starts with the next
-    /// read. The recording ends with [`stop_recording`](Context::stop_recording) or when the socket
-    /// closes. Does nothing for a listener or for a socket that is recorded already.
+    /// If a callback that delivers the connection's own input calls this method, the recording of
+    /// the input starts with the next read. The recording ends with
+    /// [`stop_recording`](Context::stop_recording) or when the socket closes. Does nothing for a
+    /// listener or for a socket that is recorded already.
     ///
     /// # Errors
     ///

@@ -49,8 +49,8 @@ impl<H: Handler> Context<'_, H> {
 
     /// Returns the time of the current turn, from which timers count.
     ///
-    /// The clock is read once per turn. [`connect`](Context::connect) reads it again, because
-    /// resolving a host name may block.
+    /// The clock is read once per turn. [`Reactor::with`](crate::Reactor::with) reads it again, and
+    /// so does [`connect`](Context::connect), because resolving a host name may block.
     #[must_use]
     pub fn now(&self) -> Instant {
         self.engine.timers.now

@@ -37,11 +37,11 @@ impl<H: Handler> Context<'_, H> {
     ///
     /// * Payloads that were sent before this call leave without TLS, such as the reply "go ahead".
     ///   Payloads that are sent later leave with TLS, after the handshake.
-    /// * No frame is delivered until the handshake is done. All frames after that have come with
-    ///   TLS. The framing stays; [`reframe`](Context::reframe) changes it.
+    /// * No frame is delivered until the handshake is done. All later frames have come with TLS.
+    ///   The framing stays; [`reframe`](Context::reframe) changes it.
     /// * If further plaintext arrived in the same read as the request, the connection closes with
     ///   [`CloseReason::Tls`]. Otherwise these bytes would look as if they had come with TLS, and
-    ///   an attacker can insert them (CVE-2021-23222).
+    ///   an attacker can insert them (CVE-2021-23214).
     ///
     /// There is no callback after the handshake: [`Context::tls`] returns the session once it is
     /// established. If the handshake fails, [`on_close`](Handler::on_close) has the reason.

@@ -16,7 +16,7 @@ impl<H: Handler> Context<'_, H> {
     /// # Errors
     ///
     /// * `AddrInUse`: the path exists: see [`UnixAddr`].
-    /// * `Other`: the reactor is shutting down.
+    /// * `Other`: a shutdown has reached the phase [`Close`](crate::ShutdownPhase::Close).
     /// * Any other error of the system.
     pub fn bind_unix_datagram(&mut self, addr: Option<&UnixAddr>) -> io::Result<UnixDatagramId> {
         self.engine.bind_unix_datagram(addr)
@@ -30,7 +30,7 @@ impl<H: Handler> Context<'_, H> {
     /// The socket is closed in case of an error.
     ///
     /// * `InvalidInput`: the socket is not a Unix datagram socket.
-    /// * `Other`: the reactor is shutting down.
+    /// * `Other`: a shutdown has reached the phase [`Close`](crate::ShutdownPhase::Close).
     /// * Any other error of the system.
     pub fn adopt_unix_datagram(
         &mut self,

@@ -25,7 +25,8 @@ pub(crate) struct GsoRun<'a> {
     pub(crate) count: usize,
 }
 
-/// Maximum number of datagrams of a GSO run: Linux takes no more segments (`UDP_MAX_SEGMENTS`).
+/// Maximum number of datagrams of a GSO run. Every Linux with GSO takes this number of segments
+/// (`UDP_MAX_SEGMENTS`).
 const RUN_COUNT_MAX: usize = 64;
 /// Maximum length of a GSO run: the 65,535 bytes of a packet less the headers of IPv4 and UDP.
 const RUN_LEN_MAX: usize = 65_507;
@@ -56,8 +57,8 @@ impl<'a> GsoRun<'a> {
         self.to.is_some_and(|to| to.ip().to_canonical().is_ipv4())
     }
 
-    /// Returns true if both runs can be sent with one system call: their control data are equal,
-    /// and both are one datagram or both have the same segment length.
+    /// Returns true if both runs can be sent with one system call. Their control data must be
+    /// equal. Either both are one datagram, or both are several with the same segment length.
     pub(crate) fn is_like(&self, other: &Self) -> bool {
         let are_one = self.is_one() && other.is_one();
         let are_runs = !self.is_one() && !other.is_one() && self.segment_len == other.segment_len;

@@ -29,8 +29,8 @@ pub use route::{Ecn, Route};
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct Datagram<'a> {
-    /// Source address, in IPv4 form for an IPv4 sender of an IPv6 socket. UDP lets a sender write
-    /// any address here.
+    /// Source address; in IPv4 form if an IPv4 sender reaches an IPv6 socket. UDP lets a sender
+    /// write any address here.
     pub from: SocketAddr,
     /// Payload; empty is valid.
     pub data: &'a [u8],

@@ -30,15 +30,17 @@ pub(crate) struct Active {
     /// Result of [`Framing::u32_len_end`]: payloads shorter than this number are framed by a
     /// big-endian `u32` length. Zero for other framings.
     pub(crate) u32_len_end: usize,
-    /// Frame budget of this dispatch, minus the skipped frames.
+    /// Frame budget of this dispatch, minus the skipped frames and the peeks.
     frames_max: usize,
-    /// Number of frames that may still be delivered in this turn.
+    /// Number of frames that may still be delivered in this dispatch.
     pub(crate) frames_left: usize,
-    /// Number of payloads in the batch that the statistics do not count yet.
+    /// Number of payloads that this dispatch added to the batch; the statistics do not count them
+    /// yet.
     pub(super) frames_out: u64,
-    /// Output of this dispatch, written at the end of the dispatch.
+    /// Output of this dispatch, written at its end, or earlier if it exceeds the high watermark.
     pub(crate) batch: Buf,
-    /// Largest batch since the last trim, in bytes, if it was larger than `BATCH_LEN_BASE`.
+    /// Largest batch since the last trim, in bytes; zero if no batch was larger than
+    /// `BATCH_LEN_BASE`.
     pub(super) batch_peak: usize,
     /// Buffer for the header and the trailer of an owned payload.
     pub(super) envelope: Buf,
@@ -177,8 +179,8 @@ impl Engine {
         (watermark, has_epilogue)
     }
 
-    /// Looks up the state of the active connection. Returns `State::dead()` if the connection
-    /// has ended.
+    /// Looks up the state of the active connection. Returns `State::dead()` if there is none.
+    /// Watches the connection again if it is plain.
     pub(crate) fn active_state(&mut self) -> State {
         let active = self.active.token;
         let Some(Ok(conn)) = active.map(|token| self.entries.watched_conn_mut(token)) else {
@@ -214,7 +216,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Stops the decoding of a connection until `len_min` bytes are read for `on_peek`.
+    /// Stops the decoding of a connection until `on_peek` was called. The call comes when `len_min`
+    /// bytes are held, or when the stream has ended.
     pub(crate) fn peek(&mut self, token: Token, len_min: usize) -> Result<(), Gone> {
         let conn = self.entries.conn_mut(token)?;
         conn.state.peek();
@@ -245,7 +248,8 @@ impl Engine {
         }
     }
 
-    /// Returns the number of bytes that `send` accepted and the kernel has not taken.
+    /// Returns the number of bytes that `send` accepted and that neither the kernel nor a filter
+    /// has taken.
     pub(crate) fn queued_bytes(&self, token: Token) -> Result<usize, Gone> {
         Ok(self.conn(token)?.queued_bytes() + self.active.batched_bytes(token))
     }

@@ -44,7 +44,8 @@ impl Engine {
         let deadline = self.timers.set_conn_task(after, Task::Deadline, token);
         let former = conn.extras().deadline.replace(deadline);
         self.timers.cancel(former);
-        // If the connection is being dispatched, the end of the dispatch flushes and queues it.
+        // If the connection is being dispatched, this dispatch discards its input, writes its batch
+        // and continues the close.
         if !self.active.is(token) {
             self.flush_later(token);
             self.queue(token);
@@ -119,7 +120,8 @@ impl Engine {
 /// The reap.
 impl Engine {
     /// Takes the next ended entry and closes its socket. For a connection, returns the [`Closed`]
-    /// to report. The key stays in use until [`free`](Engine::free).
+    /// to report, unless `on_refused` reported its end. The key stays in use until
+    /// [`free`](Engine::free).
     pub(crate) fn next_to_reap(&mut self) -> Option<(Token, Option<Closed>)> {
         let token = self.queues.to_reap.pop_front()?;
         let os = &self.os;

@@ -1,8 +1,8 @@
 //! Detaching a connection from a reactor with its socket, and adopting a detached connection.
 //!
-//! A detached connection ends like any other, at the end of the turn. By then, the dispatch has
-//! stored the bytes that were read but not delivered in the read side. The reap takes these bytes,
-//! the write queue and the socket.
+//! A detached connection ends like any other, at the end of the turn. By then, the dispatch has put
+//! back the read side, which holds the bytes that were read and not delivered. The reap takes these
+//! bytes, the write queue and the socket.
 
 use std::io;
 
@@ -14,7 +14,8 @@ use crate::event::{CloseReason, Detached};
 use crate::id::{ConnId, Token};
 
 impl Engine {
-    /// Ends a connection and keeps its socket open. The reap reports the socket.
+    /// Ends a connection and keeps its socket open. The reap reports the socket as the reason of
+    /// the close. Fails if the connection is not open, is closing, or has a filter.
     pub(crate) fn detach(&mut self, token: Token) -> io::Result<()> {
         let conn = self.entries.conn(token)?;
         if conn.state.is_opening() || conn.state.is_dead() {

@@ -26,8 +26,8 @@ use crate::os::{ConnectOptions, Os, Stream, lacks_resources, names_no_server};
 /// "Connection Attempt Delay").
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// Maximum number of pending attempts of one connect. A further attempt closes the oldest attempt.
-/// By then the oldest attempt has waited two seconds, so TCP has repeated a lost SYN once: it does
-/// so after one second (RFC 6298, 2.1).
+/// By then the oldest attempt has usually waited two seconds, so TCP has repeated a lost SYN once:
+/// it does so after one second (RFC 6298, 2.1).
 const ATTEMPTS_MAX: usize = 8;
 
 /// A connect to a list of addresses.
@@ -176,7 +176,7 @@ impl Engine {
     /// Checks the pending attempts. If an attempt has succeeded, returns true: its socket becomes
     /// the socket of the connection, and the other attempts are closed. If an attempt failed, the
     /// next address is tried at once.
-    pub(super) fn is_connected(&mut self, token: Token) -> bool {
+    pub(super) fn select_connected(&mut self, token: Token) -> bool {
         let Ok(conn) = self.entries.conn_mut(token) else {
             return false;
         };

@@ -54,7 +54,8 @@ macro_rules! of_any_kind {
 
 pub(super) use of_any_kind;
 
-/// One TCP or Unix stream connection. An idle connection uses no memory other than this struct.
+/// One TCP or Unix stream connection. An idle connection uses no memory other than this struct,
+/// unless it needs [`Extras`] or the state of a user's codec.
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) framing: Framing,
@@ -87,7 +88,7 @@ pub(crate) struct Extras {
     pub(crate) unsent_bytes: u64,
     /// Bytes of input that were discarded.
     pub(crate) undecoded_bytes: u64,
-    /// The deadline for connecting or closing.
+    /// The timer of the next connect attempt, of the stage in progress or of the close.
     pub(crate) deadline: Option<TimerId>,
     /// True if the connection ends with a reset.
     pub(crate) reset: bool,
@@ -95,7 +96,7 @@ pub(crate) struct Extras {
     pub(crate) is_detached: bool,
     /// The connect in progress.
     pub(crate) dial: Option<Box<Dial>>,
-    /// The preparation, from the start of the connect or the accept until the connection is open.
+    /// The preparation, until its last stage is done.
     pub(super) preparation: Option<Box<Preparation>>,
     /// The header of the PROXY protocol with which the connection began.
     pub(crate) proxied: Option<Box<ProxyHeader>>,
@@ -299,8 +300,8 @@ impl Connection {
         self.write_queue.is_none() && self.state.batches_output()
     }
 
-    /// Records the time of a write. The fast path does not call this method, because it recorded
-    /// the time of a read in the same turn.
+    /// Records the time of a write. The fast path skips this call if the kernel takes the whole
+    /// batch, because it recorded the time of a read in the same turn.
     pub(super) fn stamp_write(&mut self, now: Stamp) {
         let extras = self.extras.as_mut();
         match extras.and_then(|extras| extras.last_write.as_mut()) {

@@ -102,8 +102,8 @@ impl Engine {
         Some((assembler, &spare[..len]))
     }
 
-    /// Returns the payload if the bytes of a read are exactly one frame with a big-endian `u32`
-    /// length.
+    /// Returns the payload if the framing is a big-endian `u32` length and the bytes of a read are
+    /// exactly one frame.
     #[inline]
     pub(crate) fn only_frame<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
         let payload = Length::only_u32(bytes)?;

@@ -87,7 +87,7 @@ impl Engine {
         conn.state.report_hangup()
     }
 
-    /// Queues a connection that can be read again.
+    /// Queues a socket that can be read again, and restarts the deadline of its partial frame.
     pub(super) fn resume_reading(&mut self, token: Token) {
         self.restart_frame_deadline(token);
         self.queue(token);

@@ -23,9 +23,8 @@ use crate::os::{AcceptFailure, ListenOptions, Listener, OwnedSocket, Stream, lac
 #[cfg(feature = "tls")]
 use crate::tls::TlsServer;
 
-/// First delay of the retry timer. When the timer fires, the listeners whose last accept failed for
-/// lack of descriptors or memory accept again. When the reactor closes a socket, they accept again
-/// at once.
+/// First delay of the retry timer. When the timer fires, the listeners of `Admission::exhausted`
+/// accept again. When the reactor closes a socket, they accept again in the next turn.
 const RETRY_AFTER_MIN: Duration = Duration::from_millis(100);
 /// Maximum delay of the retry timer, which makes listeners accept again after a failed accept. A
 /// waiting client is accepted within a second after a descriptor becomes free.
@@ -127,7 +126,8 @@ impl Engine {
         self.add_listener(listener, framing, options)
     }
 
-    /// Listens at each address, with one port for all. If one address fails, nothing stays open.
+    /// Listens at each address. All addresses with port 0 get the same port. If one address fails,
+    /// no listener stays open.
     pub(crate) fn listen_all(
         &mut self,
         addrs: impl ToAddrs,
@@ -174,8 +174,7 @@ impl Engine {
     }
 
     /// Opens a listening socket for each address, except addresses of a family that the system does
-    /// not support or that is turned off. If the system chooses the port of the first socket, the
-    /// other sockets use the same port.
+    /// not support or that is turned off. An address with port 0 gets the port of the first socket.
     fn open_listeners(&self, addrs: &[Addr], options: &ListenOptions) -> io::Result<Vec<Listener>> {
         let backlog = self.config.backlog;
         let mut listeners: Vec<Listener> = Vec::new();

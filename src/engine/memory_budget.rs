@@ -1,9 +1,10 @@
 //! The memory budget: one limit for the buffers of all connections and sockets together.
 //!
 //! The budget counts the buffers that the pool has lent and the queues of datagram sockets. The
-//! buffers hold partial frames, undelivered input and queued output. While the budget is used up,
-//! no connection is read and `send` fails. When less than seven eighths of the budget are in use,
-//! paused connections resume in the order in which they were paused.
+//! buffers hold partial frames, undelivered input and queued output, which includes owned payloads.
+//! While the budget is used up, no connection is read and `send` fails. One exception: the active
+//! connection may fill its batch up to the high watermark. When less than seven eighths of the
+//! budget are in use, paused connections resume in the order in which they were paused.
 //!
 //! Frames that are never completed, and peers that do not read, may use up the budget, so that no
 //! connection can make progress. A deadline resolves this: when it passes, the engine aborts the

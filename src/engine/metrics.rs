@@ -104,7 +104,7 @@ const COUNTERS: &[CounterRow] = &[
     (
         "unstick_split_frames_total",
         Unit::Count,
-        "Delivered frames that arrived in more than one read.",
+        "Frames that arrived in more than one read.",
         |it| it.frames_split,
     ),
     (
@@ -218,7 +218,7 @@ const GAUGES: &[GaugeRow] = &[
     (
         "unstick_preparing_connections",
         Unit::Count,
-        "Connections that are not open yet.",
+        "Connections that are being prepared.",
         |it| it.preparing,
     ),
     (
@@ -421,7 +421,7 @@ impl Engine {
     }
 
     /// Records the time of the turn that ends: from the end of its wait, which is `timers.now`,
-    /// until the present.
+    /// until now.
     #[inline]
     pub(crate) fn measure_turn(&mut self) {
         if let Some(metrics) = &mut self.telemetry.metrics {

@@ -79,7 +79,8 @@ use telemetry::Telemetry;
 use timeouts::Timeouts;
 use timers::Timers;
 
-/// Time after which memory above the base size is freed if it was not used.
+/// Delay of the trim timer. A trim frees memory above the base size that was not used since the
+/// last trim.
 const TRIM_AFTER: Duration = Duration::from_secs(1);
 
 /// The parts of a reactor that do not depend on its handler.
@@ -188,7 +189,7 @@ impl Engine {
     }
 
     /// Adds the entry that `entry` creates for a new generation, and registers its socket with the
-    /// poll. Returns the token of the entry.
+    /// poll. Returns the token of the entry. If the registration fails, removes the entry.
     fn add(&mut self, entry: impl FnOnce(NonZeroU32) -> Entry) -> io::Result<Token> {
         let token = self.entries.insert(entry);
         let (os, poll_token) = (&self.os, token.to_poll());

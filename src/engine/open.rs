@@ -130,7 +130,7 @@ impl Engine {
     ) -> Opening {
         let conn = self.entries.conn(token);
         if conn.is_ok_and(|conn| conn.state.is_connecting()) {
-            if !self.is_connected(token) {
+            if !self.select_connected(token) {
                 return Opening::Waits;
             }
             if let Some(origin) = self.finish_connect(token) {
@@ -178,7 +178,7 @@ impl Engine {
         }
     }
 
-    /// Handles a connection that has just opened.
+    /// Frees the extras that an open connection does not need, and starts its timeouts.
     pub(super) fn opened(&mut self, token: Token) {
         if let Ok(conn) = self.entries.conn_mut(token) {
             conn.extras.take_if(|extras| extras.is_empty());
@@ -188,7 +188,7 @@ impl Engine {
         self.install_test_filter(token);
     }
 
-    /// Sets the options of an established connection.
+    /// Sets `TCP_NODELAY` on an established connection, if it is configured.
     pub(super) fn established(&self, token: Token) {
         if self.config.nodelay
             && let Ok(conn) = self.conn(token)
@@ -221,7 +221,7 @@ impl Engine {
     }
 
     /// Returns an error if a new connection may not be opened. The number of connections already
-    /// includes it.
+    /// includes the new one.
     fn check_may_open(&self) -> io::Result<()> {
         self.check_not_shutting_down()?;
         if self.admission.connections > self.config.connections_max {

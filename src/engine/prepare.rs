@@ -1,5 +1,5 @@
-//! The preparation of a connection: bytes that are exchanged before `on_open`, and that are no
-//! frames.
+//! The preparation of a connection: bytes that are no frames, exchanged before `on_open`, or later
+//! if TLS starts in mid-stream.
 //!
 //! ```text
 //!   accept ----------------+
@@ -60,7 +60,7 @@ pub(super) enum Stage {
     /// Writes queued output without TLS. The value is the number of bytes that are left.
     #[cfg(feature = "tls")]
     FlushPlain(usize),
-    /// Accepts a TLS session. If it is optional, the first byte decides.
+    /// Accepts a TLS session. If TLS is optional, the first byte of the client decides.
     #[cfg(feature = "tls")]
     TlsServer {
         server: TlsServer,
@@ -101,8 +101,8 @@ pub(crate) enum Opening {
 }
 
 impl Preparation {
-    /// Creates the preparation of a connection that has not exchanged any bytes. Returns `None` if
-    /// there is no stage.
+    /// Creates a preparation. `origin` is `None` if the connection is already open. Returns `None`
+    /// if there is no stage.
     pub(super) fn new(
         origin: Option<Origin>,
         stages: impl IntoIterator<Item = Stage>,
@@ -337,7 +337,7 @@ impl Engine {
         ControlFlow::Continue(())
     }
 
-    /// Reads once for the stage in progress. Returns `Break` if no bytes are available.
+    /// Reads once for the stage in progress. Returns `Break` if the stage cannot continue now.
     pub(super) fn read_for_stage(
         &mut self,
         token: Token,
@@ -393,7 +393,7 @@ impl Engine {
         self.admission.preparing -= 1;
         log::debug!(
             target: LOG_TARGET,
-            "{} completed the exchange before on_open",
+            "{} completed its preparation",
             ConnId(token)
         );
         let Some(origin) = preparation.origin else {
@@ -406,8 +406,8 @@ impl Engine {
         Opening::Opened(origin)
     }
 
-    /// Closes a connection because of a violation by its peer. Queued output is lost, because it
-    /// must not be sent before the preparation is done.
+    /// Closes a connection because of a violation by its peer. Queued output is lost: it must not
+    /// be sent before the preparation is done, nor over a failed TLS session.
     pub(super) fn reject(&mut self, token: Token, reason: CloseReason) {
         if let Ok(conn) = self.entries.conn(token) {
             let (id, peer) = (ConnId(token), &conn.peer);

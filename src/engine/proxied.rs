@@ -47,7 +47,7 @@ impl ReceiveHeader {
     }
 
     /// Stops waiting for the header, after the end of the stream or the deadline. Returns true if
-    /// the peer is a direct client: the header is optional, and `input` begins with no whole
+    /// the peer is a direct client: the header is optional, and `input` does not begin with a whole
     /// signature.
     fn stop_waiting(&mut self, input: &[u8]) -> bool {
         self.is_direct = !self.policy.is_required() && !ProxyHeader::is_signed(input);
@@ -78,6 +78,7 @@ impl Connection {
 
 impl Engine {
     /// Returns the preparation of a connection that `listener` accepts; `None` if it needs none.
+    /// Refuses an untrusted peer if the header is required.
     pub(super) fn preparation_of_accept(
         &mut self,
         listener: ListenerId,
@@ -140,8 +141,9 @@ impl Engine {
         }
     }
 
-    /// Writes the bytes of a stage that sends. Returns false if the connection waits for an event
-    /// or has ended.
+    /// Writes the bytes of the stage in progress and of the next ones, while they send. Returns
+    /// true if the next stage does not send, and false if the connection waits for an event or has
+    /// ended.
     pub(super) fn send_for_stage(&mut self, token: Token) -> bool {
         loop {
             let Ok(conn) = self.entries.conn_mut(token) else {

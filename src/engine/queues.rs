@@ -1,5 +1,5 @@
-//! The queues of entries that have work. An entry is in each queue at most once, because its
-//! [`State`](crate::conn::State) has a mark for each queue.
+//! The queues of entries that have work. An entry is in each queue at most once, because a mark in
+//! the entry, usually in its [`State`](crate::conn::State), records that it is queued.
 
 use std::collections::VecDeque;
 
@@ -25,7 +25,7 @@ pub(crate) struct Queues {
     pub(super) paused_for_memory: VecDeque<Token>,
     /// Connections whose partial frame is in an oversized buffer.
     pub(super) oversized: Vec<Token>,
-    /// UDP sockets whose queues have grown.
+    /// UDP sockets whose queues are so large that the next trim checks them.
     pub(super) grown_udp: Vec<UdpId>,
     /// Signals that were reported by an event and are not handled yet.
     #[cfg(feature = "signals")]
@@ -74,7 +74,7 @@ impl ReadyQueue {
     }
 
     /// Starts a turn with the entries that were queued for it. If a panic ended the last turn, this
-    /// turn first takes the entries that the last turn did not reach.
+    /// turn takes only the entries that the last turn did not reach.
     pub(super) fn begin_turn(&mut self) {
         if self.dispatched == self.current.len() {
             self.current.clear();
@@ -117,7 +117,7 @@ mod tests {
         assert!(!queue.is_empty(), "the turn is not over");
         queue.push(c);
         assert_eq!(queue.len(), 2);
-        // After a panic in this turn, the next turn begins with the remaining entries of this turn.
+        // After a panic in this turn, the next turn takes only the remaining entries of this turn.
         queue.begin_turn();
         assert_eq!((queue.pop(), queue.pop()), (Some(b), None));
         assert!(!queue.is_empty());

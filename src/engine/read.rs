@@ -30,7 +30,8 @@ impl Engine {
         filled
     }
 
-    /// Ends a connection after a failed read, or because its filter has ended.
+    /// Ends a connection after a failed read, with the reason of the filter if the filter has
+    /// failed.
     pub(crate) fn read_failed(&mut self, token: Token, error: io::Error) {
         let Ok(conn) = self.entries.conn_mut(token) else {
             return;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   shutdown() -> Unready -> Drain -> Close -> abort the rest -> at most 100 turns
-//!                              |  ^ ends early if no connection is left
+//!                              |  ^ ends early if no connection and no listener is left
 //!                              accept the backlogs, then close the listeners
 //! ```
 
@@ -84,7 +84,8 @@ impl Engine {
         self.continue_shutdown();
     }
 
-    /// Begins the phases that are due, and sets the timer for the end of the current one.
+    /// Begins the phase that is due, if it has not begun, and sets the timer for the end of the
+    /// current phase. Skips phases that are over.
     pub(crate) fn continue_shutdown(&mut self) {
         let now = self.timers.since_epoch();
         let [unready, drain, close] = self.shutdown.ends;
@@ -119,8 +120,8 @@ impl Engine {
     fn begin_phase(&mut self, phase: ShutdownPhase) {
         log::debug!(target: LOG_TARGET, "the reactor shuts down: {phase:?}");
         self.shutdown.phase = Some(phase);
-        // Phase 5 of this turn or of the next one reports the phase. The timer ends the wait of the
-        // next turn.
+        // Phase 5 of this turn or of the next turn calls `on_shutdown`. The timer ends the wait of
+        // the next turn.
         self.shutdown.unreported.push_back(phase);
         self.timers.set_task(Duration::ZERO, Task::PhaseReport);
         match phase {
@@ -164,7 +165,7 @@ impl Engine {
         }
     }
 
-    /// Ends all listeners, and closes every other socket.
+    /// Closes all connections and UDP sockets, and ends all other sockets.
     fn close_all(&mut self) {
         for token in self.entries.tokens() {
             match self.entries.get(token) {

@@ -96,7 +96,8 @@ impl Engine {
         None
     }
 
-    /// Shuts down because of a signal. All phases are skipped if this is not the first signal.
+    /// Shuts down because of a signal. If this is not the first such signal, all phases have length
+    /// zero.
     fn signal_shuts_down(&mut self, signal: Signal, count: usize) {
         let now = ShutdownPlan::new(Duration::ZERO);
         let first = self.shutdown.signals.plan.replace(now);

@@ -103,7 +103,7 @@ impl Entries {
     }
 
     /// Returns the token and the state of the entry to which the token of an event belongs; `None`
-    /// if the socket is closed.
+    /// if no entry has this token, for example because its socket is closed.
     #[inline]
     pub(super) fn of_poll(&mut self, token: PollToken) -> Option<(Token, &mut State)> {
         let (generation, state) = self.slab.get_mut(token.key())?.head_mut();

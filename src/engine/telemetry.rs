@@ -106,7 +106,7 @@ impl Engine {
         Ok(stats)
     }
 
-    /// Returns the statistics of the reactor.
+    /// Returns the statistics of the reactor, including those of a dispatch in progress.
     pub(crate) fn stats(&self) -> Stats {
         let counted = self.telemetry.stats;
         let (frames_in, frames_out) = self.active.uncounted();

@@ -20,11 +20,12 @@ pub(crate) enum Task {
     /// Calls `on_timer` once per period. The wheel stores the index of the interval, and
     /// [`next_due`](Timers::next_due) returns its key.
     Interval,
-    /// Ends a connect or a close that took too long; the value is the token.
+    /// Handles the deadline of a connect attempt, of a stage of a preparation, or of a close; the
+    /// value is the token.
     Deadline,
     /// Checks the timeouts of a connection; the value is the token.
     Check,
-    /// Makes listeners accept again whose last accept failed for lack of descriptors or memory.
+    /// Makes listeners accept again that could not accept, for example for lack of descriptors.
     AcceptRetry,
     /// Frees memory that was not used since the last trim.
     Trim,
@@ -72,9 +73,10 @@ pub(crate) struct Timers {
     intervals: Slab<Interval>,
     /// The time of tick 0 of the wheel.
     epoch: Instant,
-    /// The time of the turn. It is read once per turn, and again after a name look-up.
+    /// The time of the turn: the clock at the end of its wait. The clock is read again after a name
+    /// look-up, and by `Reactor::with`.
     pub(crate) now: Instant,
-    /// `now` in 32-bit milliseconds; maintained only while a timeout is configured.
+    /// `now` in 32-bit milliseconds; maintained only if `keeps_stamp` is true.
     pub(crate) stamp: Stamp,
     /// True if a timeout is configured now or was configured earlier.
     keeps_stamp: bool,
@@ -171,7 +173,9 @@ impl Timers {
         Some((id, task, interval_key.unwrap_or(value)))
     }
 
-    /// Returns the time from the start of the turn to the next timer.
+    /// Returns the longest time to wait, counted from the time of the turn; `None` if no timer is
+    /// set. The wait may end before the next timer, because the wheel sorts a distant timer in
+    /// earlier turns.
     pub(crate) fn time_to_next(&self) -> Option<Duration> {
         if self.wheel.is_empty() {
             return None;
@@ -259,7 +263,7 @@ mod tests {
         (*state >> 20) % bound
     }
 
-    /// Measures the lateness of 20,000 timers, in turns that are up to 5 ms apart.
+    /// Measures the lateness of at least 20,000 timers, in turns that are less than 5 ms apart.
     #[test]
     fn timers_are_never_early_and_at_most_a_tick_and_turn_late() {
         const TURN_US: u64 = 5000;

@@ -1,6 +1,6 @@
 //! UDP sockets: opening them, and the queue of datagrams to send.
 //!
-//! `send_to` queues a datagram. The queue is sent by the end of the turn.
+//! `send_to` queues a datagram. The queue is sent at the end of the turn, or earlier.
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::proxy_header::{ProxyError, ProxyProtocol};
 /// Number of queued bytes above which the queue is sent before more datagrams are received. Without
 /// this limit, the replies to a batch of long datagrams could exceed `datagram_queue_bytes_max`.
 const FLUSH_LEN: usize = 128 * 1024;
-/// Capacity that a trim leaves to a queue, in bytes.
+/// Capacity above which a trim checks a queue, in bytes.
 const QUEUE_LEN_BASE: usize = 64 * 1024;
 
 /// The opening and the close of UDP sockets.

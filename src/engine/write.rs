@@ -37,7 +37,8 @@ pub(crate) trait EncodePayload {
     fn len(&self) -> usize;
     /// Appends the frame to `buf`; appends no byte on an error.
     fn encode(self, framing: &Framing, buf: &mut Buf) -> Result<(), FrameError>;
-    /// Returns the payload; `None` if its bytes exist only after the encoding.
+    /// Returns the payload if `send_short` may frame it. Returns `None` if only `encode` can
+    /// produce the output.
     fn bytes(&self) -> Option<&[u8]> {
         None
     }
@@ -246,7 +247,7 @@ impl Engine {
         };
         let batch = &mut self.active.batch;
         let stamp = self.timers.stamp;
-        record_drained(&mut self.telemetry, &self.os, token, conn, stamp, &result);
+        record_write(&mut self.telemetry, &self.os, token, conn, stamp, &result);
         match result {
             Ok(len) if len == batch.len() => {
                 batch.clear();
@@ -302,7 +303,7 @@ impl Engine {
             let count = queue.slices(&mut slices);
             let (stats, pool) = (&mut self.telemetry.stats, &mut self.memory.pool);
             let result = drain(conn, stats, pool, &slices[..count]);
-            record_drained(&mut self.telemetry, &self.os, token, conn, stamp, &result);
+            record_write(&mut self.telemetry, &self.os, token, conn, stamp, &result);
             if let Ok(len) = result {
                 queue.progress = stamp;
                 queue.consume(len, &mut self.memory.pool);
@@ -389,8 +390,8 @@ impl Engine {
     }
 }
 
-/// Discards all output of a connection, including that of its filter. Returns its length before
-/// the filter.
+/// Discards all output of a connection, including that of its filter. Returns the number of
+/// discarded bytes, counted as plaintext.
 pub(super) fn discard_output(
     conn: &mut Connection,
     pool: &mut Pool,
@@ -449,8 +450,8 @@ impl SpareQueues {
 }
 
 /// Returns the error for a payload that would exceed the limit of the queue, which holds `queued`
-/// bytes. The queue then counts as above the high watermark, so that `on_drained` reports when to
-/// send again.
+/// bytes. Unless the queue is empty, it then counts as above the high watermark, so that
+/// `on_drained` reports when to send again.
 pub(super) fn queue_full(conn: &mut Connection, queued: usize) -> SendError {
     if queued > 0 {
         conn.state.above_high();
@@ -490,7 +491,7 @@ pub(super) fn drain_batch(
 }
 
 /// Stores the time of a write, logs it and records it. The statistics already count the write.
-fn record_drained(
+fn record_write(
     telemetry: &mut Telemetry,
     os: &Os,
     token: Token,

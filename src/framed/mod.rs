@@ -1,4 +1,8 @@
-//! The framings without a reactor: for files, pipes, serial lines and blocking sockets.
+//! The framings without a reactor: for files, pipes, serial lines, blocking sockets and other
+//! runtimes.
+//!
+//! [`Deframer`] turns bytes into frames, and [`Framer`] turns frames into bytes. [`FramedStream`]
+//! combines both over a blocking stream.
 
 mod deframer;
 mod framed_stream;

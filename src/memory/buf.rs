@@ -52,7 +52,8 @@ impl Buf {
         }
     }
 
-    /// Returns the maximum number of bytes that a buffer of this capacity holds.
+    /// Returns the number of bytes for which every buffer of this capacity has memory. A long
+    /// buffer may have up to [`PAGE_LEN`] bytes more.
     pub(crate) const fn len_max_of(capacity: usize) -> usize {
         if capacity < HEADER_SPARE_LEN_MIN {
             capacity
@@ -126,7 +127,7 @@ impl Buf {
     }
 
     /// Returns the bytes at a range from [`Buf::position_of`]. The range stays valid after its
-    /// bytes are consumed, until bytes are appended.
+    /// bytes are consumed, until bytes are written or moved.
     #[inline]
     pub(crate) fn at(&self, position: Range<usize>) -> &[u8] {
         &self.data[position]

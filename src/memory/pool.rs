@@ -9,7 +9,7 @@ const CAPACITY_MIN: usize = 64;
 /// Free buffers, in one list per power of two, and free boxes. A box contains the state that a
 /// connection needs only while it has a buffer.
 ///
-/// The pool grows to the largest amount of memory that was lent at once. The reactor calls
+/// A buffer that is taken back stays in the pool until a trim. The reactor calls
 /// [`trim`](BufferPool::trim) at intervals while [`is_over_base`](BufferPool::is_over_base) is
 /// true. This frees the memory that was not needed since the previous call.
 #[derive(Debug, Default)]
@@ -25,12 +25,13 @@ pub(crate) struct BufferPool<T> {
     free_bytes: usize,
     /// Smallest `free_bytes` since the last trim: `idle_bytes <= free_bytes`.
     idle_bytes: usize,
-    /// Number of free bytes that a trim keeps.
+    /// Number of free bytes above which a trim frees buffers.
     base_bytes: usize,
     /// Capacity of all buffers that are lent, in bytes, and the bytes counted with
     /// [`count`](BufferPool::count).
     lent_bytes: usize,
-    /// Bytes copied between buffers so far; tests compare it with the bytes received.
+    /// Number of bytes copied into or within buffers so far. Tests compare it with the number of
+    /// bytes received.
     pub(crate) moved_bytes: u64,
 }
 
@@ -59,7 +60,8 @@ impl<T: Default> BufferPool<T> {
     }
 
     /// Takes a lent buffer back. If the buffer was reallocated meanwhile, the caller must have
-    /// passed the change to [`count`](BufferPool::count).
+    /// passed the change to [`count`](BufferPool::count). A buffer whose capacity is not that of a
+    /// class is freed.
     pub(crate) fn put(&mut self, mut buf: Buf) {
         let capacity = buf.capacity();
         self.count(capacity, 0);
@@ -105,8 +107,8 @@ impl<T: Default> BufferPool<T> {
         self.free_bytes > self.base_bytes
     }
 
-    /// Frees buffers that were not needed since the last call, the largest first, until only
-    /// `base_bytes` are free. Then frees boxes, until at most one box is left for each free buffer.
+    /// Frees buffers that were not needed since the last call, the largest first, while more than
+    /// `base_bytes` are free. Then frees boxes, until at most one is left for each free buffer.
     pub(crate) fn trim(&mut self) {
         let mut idle_bytes = self.idle_bytes;
         for class in self.classes.iter_mut().rev() {

@@ -4,14 +4,14 @@ use std::mem;
 
 use crate::memory::PageOffsetBox;
 
-/// Initial length, in bytes: 64 KiB, plus space for headers and partial frames. The buffer is
-/// longer only while reads fill it.
+/// Initial length, in bytes: 64 KiB, plus space for headers and partial frames. A smaller
+/// `len_max` applies instead.
 const LEN_BASE: usize = 68 * 1024;
 
 /// Memory into which all connections read, one after the other.
 ///
-/// Its length adapts to the reads: it doubles when a read fills it, and [`trim`](ReadBuffer::trim)
-/// frees the memory that no read needed for a while.
+/// Its length adapts to the reads: it doubles when a read fills it, up to `len_max`, and
+/// [`trim`](ReadBuffer::trim) frees the memory that no read needed for a while.
 #[derive(Debug)]
 pub(crate) struct ReadBuffer {
     memory: PageOffsetBox,
@@ -60,7 +60,8 @@ impl ReadBuffer {
         self.len() > LEN_BASE
     }
 
-    /// Frees the memory that no read needed since the last call.
+    /// Shrinks the buffer to the longest read since the last call, but at least to [`LEN_BASE`].
+    /// A buffer of at most twice the longest read keeps its length.
     pub(crate) fn trim(&mut self) {
         let peak = mem::take(&mut self.peak);
         if self.len() > LEN_BASE.max(2 * peak) {

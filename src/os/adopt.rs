@@ -4,8 +4,8 @@ use std::io;
 
 use socket2::{Domain, Socket, Type};
 
-/// Owned handle of a socket. The sockets of std convert into it, and a parent process can pass it
-/// on.
+/// Owned handle of a socket. A socket of std converts into it, and a process can inherit it from
+/// its parent.
 #[cfg(unix)]
 pub(crate) use std::os::fd::OwnedFd as OwnedSocket;
 #[cfg(windows)]
@@ -28,8 +28,9 @@ impl Listener {
 }
 
 impl Stream {
-    /// Adopts a connected socket. Any other socket fails with `NotConnected`. A simulated reactor
-    /// adopts only the socket of a simulated connection that was detached.
+    /// Adopts a connected stream socket. Fails with `NotConnected` if the socket has no peer, and
+    /// with `InvalidInput` if it is no stream socket. A simulated reactor adopts only the socket of
+    /// a simulated connection that was detached.
     pub(crate) fn adopt(socket: OwnedSocket, os: &Os) -> io::Result<Self> {
         #[cfg(all(unix, any(test, feature = "sim")))]
         if let Os::Sim(poll) = os {
@@ -55,7 +56,7 @@ impl Udp {
 }
 
 /// Checks the type and the address family of a socket. Makes the socket non-blocking, and prevents
-/// that child processes inherit it.
+/// child processes from inheriting it.
 pub(super) fn prepare(socket: OwnedSocket, kind: Type) -> io::Result<Socket> {
     let socket = Socket::from(socket);
     let domain = socket.local_addr()?.domain();

@@ -38,9 +38,9 @@ pub(crate) enum AcceptFailure {
     /// The error may concern one connection (accept(2), "Error handling"). But a security module or
     /// a sandbox may return it for every accept, and then no connection leaves the backlog.
     Rejected,
-    /// Descriptors or memory ran out, or the listener itself has failed. The backlog stays, and no
-    /// event reports when accepting works again. Accept again after a pause, because immediate
-    /// attempts would keep the processor busy.
+    /// Descriptors or memory ran out, the listener itself has failed, or the error is unknown. The
+    /// backlog stays, and no event reports when accepting works again. Accept again after a pause,
+    /// because immediate attempts would keep the processor busy.
     Exhausted,
 }
 
@@ -127,8 +127,9 @@ impl TryFrom<Socket> for Listener {
 }
 
 /// Returns true if an accept may have failed because the system or a sandbox does not allow
-/// `accept4`, which mio calls on Linux. `ENOSYS` has the kind `Unsupported`. `EPERM` and `EACCES`
-/// may also concern a single connection: the portable call then accepts the next one.
+/// `accept4`, which mio calls on Linux. The kind `Unsupported` means `ENOSYS`, and in recent
+/// versions of std also `EOPNOTSUPP`. Each error except `ENOSYS` may also concern a single
+/// connection: the portable call then accepts the next one.
 fn is_accept4_refused(error: &io::Error) -> bool {
     cfg!(any(target_os = "linux", target_os = "android"))
         && matches!(
@@ -167,7 +168,8 @@ impl AcceptFailure {
             | Kind::HostUnreachable
             | Kind::TimedOut
             | Kind::PermissionDenied => Self::Rejected,
-            // EPROTO, ENOPROTOOPT, EHOSTDOWN, ENONET and EOPNOTSUPP have no `ErrorKind`.
+            // EPROTO, ENOPROTOOPT, EHOSTDOWN and ENONET have no `ErrorKind`. EOPNOTSUPP has one
+            // only in recent versions of std.
             #[cfg(any(target_os = "linux", target_os = "android"))]
             _ if matches!(error.raw_os_error(), Some(71 | 92 | 112 | 64 | 95)) => Self::Rejected,
             _ => Self::Exhausted,

@@ -1,8 +1,8 @@
 //! All system calls and the clock, behind one type: [`Os`], real or simulated.
 //!
 //! This module does not know frames or handlers. It repeats a call that a signal interrupted. It
-//! does not repeat [`Os::wait`], because a part of the timeout has passed. `WouldBlock` is
-//! returned: it is flow control.
+//! does not repeat [`Os::wait`], because a part of the timeout has passed. It returns `WouldBlock`
+//! to the caller, because this result is flow control.
 
 mod adopt;
 mod convert;
@@ -113,7 +113,7 @@ impl Os {
     }
 
     /// Reads the clock: the monotonic clock of the system, or the virtual time of a simulated
-    /// world. No other code of the library reads the clock.
+    /// world. Apart from [`Deadline`], no other code of the library reads the clock.
     pub(crate) fn now(&self) -> Instant {
         match self {
             Self::Real(_) => Instant::now(),
@@ -130,8 +130,8 @@ impl Os {
         }
     }
 
-    /// Waits for events, at most for `timeout`. Returns `Interrupted` if a signal ended the wait.
-    /// The wait is not repeated, because a part of the timeout has passed.
+    /// Waits for events: at most for `timeout`, or without a limit if it is `None`. Returns
+    /// `Interrupted` if a signal ended the wait.
     pub(crate) fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         match self {
             Self::Real(poller) => poller.wait(timeout),
@@ -149,7 +149,8 @@ impl Os {
         }
     }
 
-    /// Calls `each` for every event of the last wait, one per socket, and returns their number.
+    /// Calls `each` for every event of the last wait, and returns the number of events. Wake-ups
+    /// and signals are events too. With kqueue, a socket can have two events: one per direction.
     pub(crate) fn for_each_event(&mut self, each: impl FnMut(Event<'_>)) -> usize {
         match self {
             Self::Real(poller) => poller.for_each_event(each),
@@ -158,7 +159,8 @@ impl Os {
         }
     }
 
-    /// Returns true if the last wait may not have returned all events.
+    /// Returns true if the last wait may not have returned all events. Valid after
+    /// [`Self::for_each_event`].
     pub(crate) fn was_full(&self) -> bool {
         match self {
             Self::Real(poller) => poller.was_full,
@@ -173,7 +175,7 @@ impl Os {
         self.sim().is_ready()
     }
 
-    /// Returns the descriptor of the poll.
+    /// Returns the descriptor of the poll. Panics if the system is simulated.
     #[cfg(unix)]
     pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
         self.poller().as_fd()
@@ -271,8 +273,8 @@ impl Os {
     }
 }
 
-/// Returns the instant at which the virtual time of every world begins. An [`Instant`] has no
-/// constructor, so the real clock is read once per process.
+/// Returns the instant at which the virtual time of every world begins. Only the real clock makes
+/// an [`Instant`], so this function reads it once per process.
 #[cfg(any(test, feature = "sim"))]
 fn sim_epoch() -> Instant {
     static EPOCH: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);

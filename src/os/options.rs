@@ -16,7 +16,7 @@ use crate::error::invalid_input;
 use crate::proxy_header::{ProxyHeader, ProxyProtocol};
 use crate::setters::setters;
 
-/// Options of all socket types that are set before the bind.
+/// Options that are set before the bind, for all types of sockets.
 #[derive(Debug, Clone, Default)]
 struct Before {
     reuse_addr: Option<bool>,
@@ -85,7 +85,8 @@ macro_rules! before {
             /// Allows several sockets to be bound to one address (`SO_REUSEPORT`, socket(7)). They
             /// may belong to several processes of one user, and each of them must set the option.
             /// Linux and DragonFly distribute connections and datagrams over them. Other systems
-            /// may deliver everything to one. Off by default. Not available on Windows and Solaris.
+            /// may deliver everything to one. Off by default. Not available on Windows, Solaris and
+            /// illumos.
             #[cfg(all(unix, not(any(target_os = "solaris", target_os = "illumos"))))]
             reuse_port(on: bool) => before.reuse_port = on;
 
@@ -96,14 +97,15 @@ macro_rules! before {
 
             /// Sets the size of the kernel's receive buffer in bytes (`SO_RCVBUF`). The option is
             /// set before the handshake, because the handshake fixes the maximum TCP window
-            /// (tcp(7)). Linux doubles the number for its bookkeeping and limits it to
-            /// `net.core.rmem_max`. By default the kernel adapts the size to the connection; a
-            /// fixed size turns the adaptation off.
+            /// (tcp(7)). Linux limits the number to `net.core.rmem_max`, and then doubles it for
+            /// its bookkeeping. By default the kernel adapts the size to a TCP connection; a fixed
+            /// size turns the adaptation off.
             recv_buffer_len(bytes: usize) => before.recv_buffer_len = Some(bytes);
 
-            /// Sets the size of the kernel's send buffer in bytes (`SO_SNDBUF`). Linux doubles the
-            /// number and limits it to `net.core.wmem_max`. By default the kernel adapts the size
-            /// to the connection; a fixed size turns the adaptation off.
+            /// Sets the size of the kernel's send buffer in bytes (`SO_SNDBUF`). Linux limits the
+            /// number to `net.core.wmem_max`, and then doubles it for its bookkeeping. By default
+            /// the kernel adapts the size to a TCP connection; a fixed size turns the adaptation
+            /// off.
             send_buffer_len(bytes: usize) => before.send_buffer_len = Some(bytes);
         }
     };
@@ -123,7 +125,7 @@ macro_rules! before {
 /// #     type Session = ();
 /// # }
 ///
-/// // One of several reactors, each in its own thread, that share a port.
+/// // Several reactors, each in its own thread, can share a port if its number is not 0.
 /// let options = ListenOptions::new().reuse_port(true).backlog(1024);
 /// let mut reactor = Reactor::new(Nothing)?;
 /// reactor.with(|_, cx| cx.listen_with("127.0.0.1:0", Framing::line(), &options))?;
@@ -149,12 +151,13 @@ impl ListenOptions {
 
     setters! {
         /// Allows the bind while connections of an earlier listener still use the address
-        /// (`SO_REUSEADDR`). On by default. Off by default on Windows, where the option allows
-        /// another socket to take over the address.
+        /// (`SO_REUSEADDR`). On by default, except on Windows: there the option allows another
+        /// socket to take over the address.
         reuse_addr(on: bool) => before.reuse_addr = Some(on);
 
-        /// Restricts a listener at an IPv6 address to IPv6 (`IPV6_V6ONLY`). By default the system
-        /// decides: on Linux `[::]` accepts IPv4 too. No effect at an IPv4 address.
+        /// Restricts a listener at an IPv6 address to IPv6 (`IPV6_V6ONLY`). On by default if one
+        /// call listens at IPv4 and IPv6 addresses. Otherwise the system decides: on Linux `[::]`
+        /// accepts IPv4 too. No effect at an IPv4 address.
         only_v6(on: bool) => before.only_v6 = Some(on);
 
         /// Sets the maximum number of connections that wait to be accepted. The kernel limits it
@@ -167,8 +170,8 @@ impl ListenOptions {
         /// connection. [`Context::proxied`](crate::Context::proxied) returns it. Off by default.
         ///
         /// [`on_open`](crate::Handler::on_open) is called when the header is complete. If the
-        /// header is missing or invalid, the connection is reset, and
-        /// [`on_close`](crate::Handler::on_close) alone is called, with
+        /// header is invalid, or is missing although it is [required](ProxyProtocol::required), the
+        /// connection is reset. Then [`on_close`](crate::Handler::on_close) alone is called, with
         /// [`CloseReason::ProxyHeader`](crate::CloseReason::ProxyHeader).
         /// [`Config::connections_per_addr_max`](crate::Config::connections_per_addr_max) applies to
         /// the client that the header announces. [`on_refused`](crate::Handler::on_refused) reports
@@ -181,6 +184,7 @@ impl ListenOptions {
         /// program chooses it, for example one number for each protocol:
         /// [`Origin`](crate::Origin) has an example. Default: 0.
         key(key: u64) => key = key;
+
         /// Accepts TLS. [`on_open`](crate::Handler::on_open) is called after the handshake.
         /// [The guide](crate::guide::tls) has examples. Not available for UDP.
         ///
@@ -193,8 +197,8 @@ impl ListenOptions {
 
         /// Accepts both TLS and plain connections: the first byte of the client decides. Each TLS
         /// session starts with the byte 0x16. So the plain protocol must not start with this byte,
-        /// and the client must send first. [`Context::tls`](crate::Context::tls) tells the two
-        /// apart. A client that sends nothing is closed after
+        /// and the client must send first. [`Context::tls`](crate::Context::tls) returns `None` for
+        /// a plain connection. A client that sends nothing is closed after
         /// [`Config::tls_handshake_timeout`](crate::Config::tls_handshake_timeout).
         #[cfg(feature = "tls")]
         tls_or_plain(config: Arc<ServerConfig>) => tls = Some((config, true));
@@ -279,8 +283,8 @@ impl ConnectOptions {
     /// Opens a TLS session. `name` is the name that the certificate of the server must have. It is
     /// sent to the server (SNI, RFC 6066), unless it is an IP address.
     ///
-    /// [`on_open`](crate::Handler::on_open) is called after the handshake, which has a deadline of
-    /// its own: [`Config::tls_handshake_timeout`](crate::Config::tls_handshake_timeout). Payloads
+    /// [`on_open`](crate::Handler::on_open) is called after the handshake, which has a separate
+    /// deadline: [`Config::tls_handshake_timeout`](crate::Config::tls_handshake_timeout). Payloads
     /// sent before `on_open` are queued. The connect fails with `InvalidInput` if
     /// `enable_early_data` is true, because early data can be replayed.
     #[cfg(feature = "tls")]

@@ -1,5 +1,5 @@
-//! A caught signal, which the poll reports. The signal handler of signal-hook writes to a socket in
-//! the poll, so no thread is needed.
+//! A caught signal, which the poll reports. The signal handler of signal-hook writes to a socket
+//! whose peer is in the poll, so no thread is needed.
 
 use std::io::{self, Read};
 

@@ -33,8 +33,8 @@ pub struct Keepalive {
 }
 
 impl Keepalive {
-    /// Creates keep-alive options with the system's times. On Linux, the first probe is sent after
-    /// two hours.
+    /// Creates keep-alive options with the system's times. Linux sends the first probe after two
+    /// hours by default.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -42,15 +42,15 @@ impl Keepalive {
 
     setters! {
         /// Sets the time of silence before the first probe (`TCP_KEEPIDLE`). Most systems count
-        /// whole seconds.
+        /// whole seconds. The value is ignored on OpenBSD, which has no such option.
         idle(time: Duration) => idle = Some(time);
 
         /// Sets the time between two probes (`TCP_KEEPINTVL`). Most systems count whole seconds.
-        /// The value is ignored on systems without the option (OpenBSD).
+        /// The value is ignored on OpenBSD and Solaris.
         interval(time: Duration) => interval = Some(time);
 
         /// Sets the number of probes without a reply after which the connection is reset
-        /// (`TCP_KEEPCNT`). The value is ignored on systems without the option (OpenBSD).
+        /// (`TCP_KEEPCNT`). The value is ignored on OpenBSD and Solaris.
         count(probes: u32) => count = Some(probes);
     }
 
@@ -72,11 +72,11 @@ impl Keepalive {
 }
 
 /// The options of a live socket, from [`Context::socket`](crate::Context::socket). Each function
-/// makes one or two system calls.
+/// makes at most four system calls.
 ///
-/// Every error comes from the system. The usual reason is that this type of socket does not have
-/// the option, for example a TCP option of a UDP socket: `InvalidInput`, `Unsupported`, or an error
-/// without a specific kind. The socket stays usable.
+/// The usual reason for an error is that this type of socket does not have the option, for example
+/// a TCP option of a UDP socket. The error is then `InvalidInput`, `Unsupported`, or has no
+/// specific kind. The socket stays usable.
 ///
 /// [`Context::socket_options`](crate::Context::socket_options) gives access to further options.
 ///
@@ -127,8 +127,9 @@ impl<'a> SocketRef<'a> {
     }
 
     option! {
-        /// Turns Nagle's algorithm off, so that small writes are sent at once (`TCP_NODELAY`,
-        /// RFC 896). [`Config::nodelay`](crate::Config::nodelay) sets it for new connections.
+        /// Turns Nagle's algorithm off if the value is true, so that small writes are sent at once,
+        /// and on if it is false (`TCP_NODELAY`, RFC 896).
+        /// [`Config::nodelay`](crate::Config::nodelay) sets it for new connections.
         nodelay, set_nodelay: bool => tcp_nodelay, set_tcp_nodelay
     }
 
@@ -160,7 +161,9 @@ impl<'a> SocketRef<'a> {
         }
     }
 
-    /// Returns the value of [`set_keepalive`](Self::set_keepalive), with the system's times.
+    /// Returns the options of the keep-alive probes; `None` if the probes are off. Options that the
+    /// program did not set have the system's values. Windows reports only the number of probes, and
+    /// OpenBSD and Solaris report none of the options.
     ///
     /// # Errors
     ///
@@ -205,11 +208,11 @@ impl<'a> SocketRef<'a> {
 
     /// Sets the traffic class byte of packets (`IP_TOS`, `IPV6_TCLASS`). Its upper six bits are the
     /// DSCP (RFC 2474). The lower two bits belong to ECN, and TCP sets them itself. Not available
-    /// on Solaris; on Windows and iOS for IPv4 only.
+    /// on Solaris. On Windows, and on Apple's systems except macOS, only for IPv4.
     ///
     /// # Errors
     ///
-    /// * `Unsupported` for IPv6 on Windows and iOS.
+    /// * `Unsupported` for IPv6 on Windows, and on Apple's systems except macOS.
     /// * The system's error, if the socket does not have the option.
     #[cfg(not(target_os = "solaris"))]
     pub fn set_tos(&self, tos: u8) -> io::Result<()> {
@@ -229,7 +232,7 @@ impl<'a> SocketRef<'a> {
     ///
     /// # Errors
     ///
-    /// * `Unsupported` for IPv6 on Windows and iOS.
+    /// * `Unsupported` for IPv6 on Windows, and on Apple's systems except macOS.
     /// * The system's error, if the socket does not have the option.
     #[cfg(not(target_os = "solaris"))]
     pub fn tos(&self) -> io::Result<u8> {
@@ -246,15 +249,17 @@ impl<'a> SocketRef<'a> {
     option! {
         /// Sets the time limit for data that is unacknowledged or queued in the kernel
         /// (`TCP_USER_TIMEOUT`, RFC 5482). At the limit, the connection ends with `TimedOut`. The
-        /// limit is counted in milliseconds; `None` restores the system's limit. Linux only.
+        /// kernel counts whole milliseconds. `None`, or less than a millisecond, restores the
+        /// system's limit. Linux only.
         user_timeout, set_user_timeout: Option<Duration> => tcp_user_timeout, set_tcp_user_timeout
     }
 
     #[cfg(any(target_os = "linux", target_os = "android"))]
     option! {
-        /// Sets the maximum number of unsent bytes that the kernel accepts for a connection
-        /// (`TCP_NOTSENT_LOWAT`, tcp(7)). With a small number, unsent bytes stay in the write queue
-        /// of the reactor, where they are counted. Linux only.
+        /// Sets the number of unsent bytes at which the kernel accepts no further bytes for a
+        /// connection (`TCP_NOTSENT_LOWAT`; `tcp_notsent_lowat` in ip-sysctl.rst). With a small
+        /// number, unsent bytes stay in the write queue of the reactor, where they are counted.
+        /// Linux only.
         notsent_lowat, set_notsent_lowat: u32 => tcp_notsent_lowat, set_tcp_notsent_lowat
     }
 

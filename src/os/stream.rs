@@ -46,7 +46,7 @@ pub(crate) enum Stream {
     Tcp(TcpStream),
     #[cfg(unix)]
     Unix(UnixStream),
-    /// No socket: the connect failed at once, or the connection is already closed.
+    /// No socket: the connect failed at once, or the socket was closed or detached.
     None,
     #[cfg(any(test, feature = "sim"))]
     Sim(SimSocket),
@@ -113,7 +113,7 @@ impl Stream {
     }
 
     /// Closes the socket with a reset, so that the kernel keeps no data for it. A Unix socket has
-    /// no reset, so its peer receives the end of the stream.
+    /// no reset, so it is only closed.
     pub(crate) fn reset(&mut self, os: &Os) {
         #[cfg(any(test, feature = "sim"))]
         if let Self::Sim(sim) = self {

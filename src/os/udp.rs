@@ -106,9 +106,10 @@ impl Udp {
         Ok(())
     }
 
-    /// Receives about `datagrams_max` datagrams into `recv_batch`. The system call limits only the
-    /// number of messages, and a message may contain up to 64 datagrams of one sender. So the
-    /// number of messages is computed from the recent number of datagrams per message.
+    /// Receives datagrams into `recv_batch`: about `datagrams_max` if the socket uses batches,
+    /// otherwise one message. The system call limits only the number of messages, and a message may
+    /// contain up to 64 datagrams of one sender. So the number of messages is computed from the
+    /// recent number of datagrams per message.
     pub(crate) fn receive(
         &mut self,
         recv_batch: &mut RecvBatch,

@@ -57,13 +57,15 @@ pub(super) struct Batcher {
     wanted: Wanted,
     /// Number of dropped datagrams that the kernel has reported so far, modulo 2^32.
     drops: u32,
-    /// True if the last receive returned one message. The next receive then uses few slots.
+    /// True if the last receive returned one message, or if there was no receive yet. The next
+    /// receive then uses at most two slots.
     is_quiet: bool,
     /// Estimate of the number of datagrams per message, from recent messages; at least one.
     coalesced: usize,
     /// Maximum segment length of a GSO run; zero if each datagram is sent as its own message.
     segment_len_max: usize,
-    /// Number of datagrams to send one by one, because the kernel rejected them as one message.
+    /// Number of datagrams to send one by one, because the kernel rejected the batch that began
+    /// with them.
     one_by_one: usize,
     /// New value of `segment_len_max`, if the segments of the failed GSO run may have been too
     /// long. It is adopted if the kernel accepts the first datagram of that run alone.
@@ -138,7 +140,7 @@ impl Batcher {
         in_batches: bool,
         wanted: Wanted,
     ) -> io::Result<Option<Self>> {
-        let wanted = wanted.ask(udp)?;
+        let wanted = wanted.enable(udp)?;
         // The kernel counts a dropped message of several datagrams as one datagram. So the kernel
         // must not join datagrams if dropped datagrams are counted.
         let has_gro = !wanted.kernel_drops;
@@ -629,7 +631,7 @@ mod tests {
         }
     }
 
-    /// Marks that a call for one datagram can send only with control data.
+    /// Marks with a source address. Even a call for one datagram then needs control data.
     const MARKS: Marks = Marks {
         source: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
         tos: None,

@@ -38,7 +38,7 @@ pub(super) struct Wanted {
 
 impl Wanted {
     /// Turns the details on in the kernel. Returns the details that the kernel will report.
-    pub(super) fn ask(mut self, udp: &UdpSocket) -> io::Result<Self> {
+    pub(super) fn enable(mut self, udp: &UdpSocket) -> io::Result<Self> {
         let local = udp.local_addr()?;
         let is_v6 = local.is_ipv6();
         if self
@@ -46,12 +46,12 @@ impl Wanted {
             .unwrap_or_else(|| local.ip().is_unspecified())
         {
             // The IPv6 option of a dual-stack socket also reports IPv4 addresses.
-            let asked = if is_v6 {
+            let enabled = if is_v6 {
                 setsockopt(udp, sockopt::Ipv6RecvPacketInfo, &true)
             } else {
                 setsockopt(udp, sockopt::Ipv4PacketInfo, &true)
             };
-            match (asked, self.destination) {
+            match (enabled, self.destination) {
                 (Ok(()), _) => self.destination = Some(true),
                 (Err(error), Some(_)) => return Err(error.into()),
                 (Err(error), None) => {
@@ -312,8 +312,8 @@ fn headers(all: &mut Vec<(Layout, Headers)>, layout: Layout) -> &mut Headers {
 /// Sends the runs of `batch` with one `sendmmsg`. Returns the number of runs that the kernel
 /// accepted.
 ///
-/// All runs must have the same control data. Each run must be a single datagram, or all runs must
-/// have the same segment length.
+/// `batch` must contain 1 to [`BATCH_LEN`] runs with the same control data. Either each run is a
+/// single datagram, or all runs have the same segment length.
 pub(super) fn send_many(udp: &UdpSocket, batch: &[GsoRun<'_>]) -> io::Result<usize> {
     #[cfg(test)]
     faults::take(Call::SendMany)?;

@@ -1,4 +1,5 @@
-//! Replacement for batches on systems without them: [`Udp`](super::Udp) handles single datagrams.
+//! Replacement for `udp_batch.rs` in a build without batches: without the feature `udp-batch`, or
+//! for a system other than Linux and Android. [`Udp`](super::Udp) handles single datagrams.
 
 use std::io;
 
@@ -8,11 +9,11 @@ use super::udp::Received;
 use crate::datagram::gso_run::GsoRun;
 use crate::datagram::{DatagramQueue, Marks, RecvBatch};
 
-/// Details that the program can select: none on these systems.
+/// Details that the program can select: none in this build.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Wanted {}
 
-/// Type without values, because no socket on these systems uses batches.
+/// Type without values, because no socket uses batches in this build.
 #[derive(Debug)]
 pub(super) enum Batcher {}
 
@@ -35,7 +36,7 @@ impl Batcher {
     }
 }
 
-/// Sends one datagram. Datagrams have no marks on these systems.
+/// Sends one datagram. Datagrams have no marks in this build.
 pub(super) fn send_marked(udp: &UdpSocket, one: GsoRun<'_>, _: Marks) -> io::Result<usize> {
     match one.to {
         Some(to) => udp.send_to(one.data, to),

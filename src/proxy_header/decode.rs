@@ -58,11 +58,11 @@ impl ProxyHeader {
 fn decode_line(bytes: &[u8], header: &mut ProxyHeader) -> Result<Option<usize>, ProxyError> {
     let start = &bytes[..bytes.len().min(LINE_LEN_MAX)];
     let Some(end) = memchr2(b'\r', b'\n', start) else {
-        return line_is_partial(bytes.len());
+        return partial_line(bytes.len());
     };
     match start[end..] {
         [b'\r', b'\n', ..] => {}
-        [b'\r'] => return line_is_partial(bytes.len()),
+        [b'\r'] => return partial_line(bytes.len()),
         _ => return Err(ProxyError::Malformed("the line does not end with CR LF")),
     }
     header.version = Version::V1;
@@ -74,7 +74,8 @@ fn decode_line(bytes: &[u8], header: &mut ProxyHeader) -> Result<Option<usize>, 
     Ok(Some(end + 2))
 }
 
-fn line_is_partial(len: usize) -> Result<Option<usize>, ProxyError> {
+/// Returns the result for the first `len` bytes of a line whose end has not arrived.
+fn partial_line(len: usize) -> Result<Option<usize>, ProxyError> {
     match len < LINE_LEN_MAX {
         true => Ok(None),
         false => Err(ProxyError::TooLong {

@@ -1,7 +1,7 @@
 //! The PROXY protocol: the header in which a load balancer announces the client of a connection.
 //!
-//! This module owns the bytes and the policy. It does no I/O; `engine/proxied.rs` reads and sends
-//! headers.
+//! This module owns the bytes of a header, and the rules by which a header is accepted. It does no
+//! I/O; `engine/proxied.rs` reads and sends headers.
 //!
 //! Facts about the format are from the
 //! [specification](https://www.haproxy.org/download/3.2/doc/proxy-protocol.txt) of HAProxy. The
@@ -165,7 +165,8 @@ impl ProxyHeader {
         let is_short = self.tlvs.len() + 3 + value.len() <= TLVS_LEN_MAX;
         let Some(len) = len.filter(|_| is_short && kind != Self::CHECKSUM) else {
             return Err(invalid_input(format!(
-                "the PROXY header has no space for a TLV of kind {kind} with {} bytes",
+                "a TLV of kind {kind} with {} bytes cannot be added to the PROXY header: kind 3 \
+                 is the checksum, and all TLVs together have at most {TLVS_LEN_MAX} bytes",
                 value.len()
             )));
         };
@@ -189,7 +190,7 @@ impl ProxyHeader {
     }
 
     /// Returns the address of the client; `None` if the header is local or the proxy does not know
-    /// it. An IPv4-mapped IPv6 address is returned in IPv4 form.
+    /// the address. Decoding converts an IPv4-mapped IPv6 address to IPv4 form.
     #[must_use]
     pub fn source(&self) -> Option<&Addr> {
         Some(&self.addrs.as_ref()?.0)
@@ -281,7 +282,7 @@ impl ProxyHeader {
             family << 4 | transport
         };
         let len = addrs.len() + self.tlvs.len();
-        let len = u16::try_from(len).expect("`tlv` limits the length, and no address is longer");
+        let len = u16::try_from(len).expect("the TLVs and addresses fit into 65,535 bytes");
         let command = 0x20 | u8::from(!self.is_local);
         let mut bytes = SIGNATURE_V2.to_vec();
         bytes.extend_from_slice(&[command, family]);

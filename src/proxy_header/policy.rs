@@ -13,8 +13,8 @@ use crate::setters::setters;
 /// Default time for the header. A balancer sends it with its first packet. 10 seconds allow for the
 /// loss of this packet (the specification asks for at least 3 seconds).
 const DEADLINE: Duration = Duration::from_secs(10);
-/// Default limit of a header of version 2, in bytes. The addresses of Unix sockets take 232 bytes,
-/// and the common TLVs a few hundred.
+/// Default limit of a header of version 2, in bytes. A header with Unix addresses has 232 bytes
+/// without TLVs, and the common TLVs take a few hundred.
 const HEADER_LEN_MAX: usize = 4096;
 
 /// Rules by which a listener or a UDP socket accepts headers of the PROXY protocol.
@@ -90,7 +90,7 @@ impl ProxyProtocol {
 
     setters! {
         /// Sets the time from the accept in which the header must be complete. Default: 10 seconds.
-        /// With zero, the header must arrive before the next turn. No effect on UDP sockets.
+        /// With zero, the header must arrive within about a millisecond. No effect on UDP sockets.
         deadline(time: Duration) => deadline = time;
 
         /// Sets the maximum length of a header of version 2, in bytes. Default: 4,096. A header

@@ -274,7 +274,7 @@ fn decoding_into_a_used_proxy_header_replaces_it() {
 }
 
 #[test]
-fn proxy_header_refuses_mixed_addresses_and_long_tlvs() {
+fn proxy_header_rejects_mixed_addresses_and_long_tlvs() {
     let v4 = SocketAddr::from(([192, 0, 2, 7], 1));
     let header = ProxyHeader::new(v4, v4).expect("both are IP addresses");
     #[cfg(unix)]

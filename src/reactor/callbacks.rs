@@ -1,8 +1,8 @@
 //! Calls of the handler. No other file calls `Handler::on_*`.
 //!
-//! A callback about a connection borrows its session, may be timed, and may panic. This file
-//! handles all three. [`ActiveCallbacks`] is for the active connection, and
-//! [`Callbacks::with_session`] for every other connection.
+//! A callback about a connection borrows its session, may be timed, and may panic. For the active
+//! connection, [`ActiveCallbacks`] handles the session and the timing, and its caller handles the
+//! panic. For every other connection, [`Callbacks::with_session`] handles all three.
 
 use std::io;
 use std::time::Instant;
@@ -55,10 +55,10 @@ impl Started {
     }
 
     /// Reports the duration of a callback that has returned.
-    pub(super) fn report(self, engine: &mut Engine, name: &'static str, of: Option<SocketId>) {
+    pub(super) fn report(self, engine: &mut Engine, name: &'static str, socket: Option<SocketId>) {
         if let Some(started) = self.0 {
             let took = engine.os.now().saturating_duration_since(started);
-            engine.callback_returned(name, of, took);
+            engine.callback_returned(name, socket, took);
         }
     }
 }

@@ -46,11 +46,13 @@ impl<H: Handler> Reactor<H> {
                     self.dispatch_input(token);
                 }
             }
-            Some(Entry::Listener(_)) => self.or_queue(ListenerId(token), Self::dispatch_listener),
-            Some(Entry::Udp(_)) => self.or_queue(UdpId(token), Self::dispatch_udp),
+            Some(Entry::Listener(_)) => {
+                self.queue_on_panic(ListenerId(token), Self::dispatch_listener);
+            }
+            Some(Entry::Udp(_)) => self.queue_on_panic(UdpId(token), Self::dispatch_udp),
             #[cfg(unix)]
             Some(Entry::UnixDatagram(_)) => {
-                self.or_queue(UnixDatagramId(token), Self::dispatch_unix_datagram);
+                self.queue_on_panic(UnixDatagramId(token), Self::dispatch_unix_datagram);
             }
             None => {}
         }
@@ -102,7 +104,7 @@ impl<H: Handler> Reactor<H> {
     }
 
     /// Reports a peer that hung up while the connection is not read. Without a read, only an event
-    /// of the poll can report the hang-up.
+    /// of the poll shows the hang-up.
     fn dispatch_hangup(&mut self, token: Token) {
         let watermark = self.engine.check_reset(token);
         self.notify_watermark(token, watermark);
@@ -134,7 +136,10 @@ impl<H: Handler> Reactor<H> {
     /// Calls `dispatch` for a listener or a datagram socket, which stays open after a panic of its
     /// callbacks. After a panic, the entry is queued again, because no event reports its remaining
     /// work.
-    pub(super) fn or_queue<I: Copy + Into<SocketId>>(&mut self, id: I, dispatch: fn(&mut Self, I)) {
+    pub(super) fn queue_on_panic<I>(&mut self, id: I, dispatch: fn(&mut Self, I))
+    where
+        I: Copy + Into<SocketId>,
+    {
         let mut guard = OnUnwind::new(self, |reactor| reactor.engine.queue(id.into().token()));
         dispatch(&mut guard, id);
         guard.disarm();
@@ -191,9 +196,9 @@ impl<H: Handler> Reactor<H> {
 /// The budget at the end of a dispatch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Budget {
-    /// The dispatch did all of its work.
+    /// The dispatch ended for another reason than its budget.
     Left,
-    /// The budget ended the dispatch early, so the entry must be queued again.
+    /// The budget ended the dispatch, so the entry must be queued again.
     Spent,
 }
 
@@ -218,8 +223,8 @@ impl<'a, H: Handler> Frames<'a, H> {
         self.callbacks.cx.engine
     }
 
-    /// Runs the general path of a dispatch. `delivery` is the result of the read on the fast path,
-    /// if there was one. Returns the read side, and the budget at the end.
+    /// Runs the general path of a dispatch. `delivery` is the result of the read on the fast path;
+    /// `NeedMore` if there was none. Returns the read side, and the budget at the end.
     #[inline(never)]
     fn run(
         &mut self,
@@ -361,8 +366,8 @@ impl Input<'_> {
         loop {
             if state.is_reframed() {
                 frames.engine().decode_with_new_framing(token);
-                // `on_frame` or `on_skipped` replaced the framing. They are called between frames,
-                // when no skip is in progress.
+                // A callback replaced the framing. Apart from `on_peek`, which `peek` handles, all
+                // callbacks run between two frames, when no skip is in progress.
                 self.assembler.reframe_between_frames();
                 state = frames.engine().active_state();
                 continue;
@@ -437,7 +442,8 @@ impl Input<'_> {
             engine.pause_for_memory(token);
             return Delivery::NeedMore;
         }
-        // A filter needs memory for whole records, so it may exceed the budget by a record.
+        // A filter needs space for a whole record, so the read may exceed the byte budget by one
+        // record.
         let direct_len_min = match state.is_filtered() {
             true => engine.direct_len_min(token),
             false => 0,

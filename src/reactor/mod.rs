@@ -69,7 +69,8 @@ pub struct Reactor<H: Handler> {
     engine: Engine,
     handler: H,
     sessions: Sessions<H::Session>,
-    /// The read buffer of all connections. Delivered frames are slices of it.
+    /// The read buffer of all connections. A frame that one read returned whole is delivered as a
+    /// slice of it.
     read_buffer: ReadBuffer,
     /// The buffer for the datagrams of one receive.
     recv_batch: RecvBatch,
@@ -87,7 +88,7 @@ impl<H: Handler> Reactor<H> {
     ///
     /// # Errors
     ///
-    /// The system's error if it cannot create the poll, which needs two descriptors.
+    /// The system's error if the poll cannot be created. It needs two descriptors.
     pub fn new(handler: H) -> io::Result<Self> {
         Self::with_config(handler, Config::default())
     }
@@ -97,7 +98,7 @@ impl<H: Handler> Reactor<H> {
     /// # Errors
     ///
     /// * `InvalidInput`: a field of the configuration has an invalid value; the error names it.
-    /// * The system's error if it cannot create the poll, which needs two descriptors.
+    /// * The system's error if the poll cannot be created. It needs two descriptors.
     pub fn with_config(handler: H, config: Config) -> io::Result<Self> {
         Self::with_os(handler, config, Os::real()?)
     }
@@ -121,12 +122,13 @@ impl<H: Handler> Reactor<H> {
     }
 
     /// Runs turns until [`Context::stop`] is called, or until a [`Context::shutdown`] is complete.
+    /// A `stop` from before this call has no effect.
     ///
     /// # Errors
     ///
     /// The system's error if the poll fails. No action of a peer ends the loop.
     pub fn run(&mut self) -> io::Result<()> {
-        let _parks = self.inlet.parks();
+        let _park = self.inlet.park_on_drop();
         self.engine.shutdown.is_stopped = false;
         while !self.engine.shutdown.is_stopped && !self.engine.is_shut_down() {
             self.run_turn(None)?;
@@ -134,11 +136,11 @@ impl<H: Handler> Reactor<H> {
         Ok(())
     }
 
-    /// Runs one turn: waits for events and handles them. The wait lasts at most for `timeout`;
-    /// `None` waits until there is an event. The phases of a turn, in order:
+    /// Runs one turn: waits for events and handles them. `timeout` is the maximum time of the wait;
+    /// `None` sets no maximum. The phases of a turn, in order:
     ///
-    /// 1. Time to wait: zero while the ready queue holds work, else the time to the next timer, at
-    ///    most `timeout`.
+    /// 1. Time to wait: zero if work is left, for example because a budget was spent; otherwise the
+    ///    time to the next timer, at most `timeout`.
     /// 2. Poll: waits for events. A signal that is not caught does not shorten the wait.
     /// 3. Events: each event marks its entry as ready and queues it. This phase does no I/O and
     ///    calls no callback.
@@ -147,9 +149,11 @@ impl<H: Handler> Reactor<H> {
     ///    An entry whose budget is spent is queued for the next turn.
     /// 5. Tasks: runs due timers, caught signals, and posts of other threads. Timers and posts each
     ///    have a budget.
-    /// 6. Flush: writes output that was queued for connections other than the active one. The flush
-    ///    comes after the timers and posts, so that their output leaves in the same turn.
-    /// 7. Reap: `on_close` is called for each ended connection, and its key is freed.
+    /// 6. Flush: writes output that callbacks queued for datagram sockets, and for connections
+    ///    other than the active one. The flush comes after the timers and posts, so that their
+    ///    output leaves in the same turn.
+    /// 7. Reap: frees each ended connection and socket. `on_close` is called for a connection
+    ///    first.
     /// 8. Resume: connections that were paused for memory resume if memory is available again. They
     ///    are read in the next turn.
     ///
@@ -157,7 +161,7 @@ impl<H: Handler> Reactor<H> {
     ///
     /// The system's error if the poll fails.
     pub fn turn(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        let _parks = self.inlet.parks();
+        let _park = self.inlet.park_on_drop();
         self.run_turn(timeout)
     }
 
@@ -294,13 +298,13 @@ impl<H: Handler> Reactor<H> {
         &self.handler
     }
 
-    /// Returns the handler, for changing it.
+    /// Returns the handler, so that the program can change it.
     pub fn handler_mut(&mut self) -> &mut H {
         &mut self.handler
     }
 
-    /// Drops the reactor and returns the handler. Open sockets are closed without a flush; to close
-    /// them cleanly, call [`Context::shutdown`] first.
+    /// Drops the reactor and returns the handler. Open sockets are closed without a flush and
+    /// without `on_close`. To close them cleanly, call [`Context::shutdown`] first.
     #[must_use]
     pub fn into_handler(self) -> H {
         self.handler
@@ -312,7 +316,8 @@ impl<H: Handler> Reactor<H> {
         self.engine.stats()
     }
 
-    /// Returns true if a shutdown is complete: every socket is closed and reported.
+    /// Returns true if a shutdown is complete: every socket is closed, and `on_close` has reported
+    /// every connection.
     #[must_use]
     pub fn is_shut_down(&self) -> bool {
         self.engine.is_shut_down()
@@ -332,7 +337,7 @@ impl<H: Handler> Reactor<H> {
                 let watermark = self.engine.flush(token);
                 self.notify_watermark(token, watermark);
             }
-            Some((token, Entry::Udp(_))) => self.or_queue(UdpId(token), Self::flush_udp),
+            Some((token, Entry::Udp(_))) => self.queue_on_panic(UdpId(token), Self::flush_udp),
             // Listeners and Unix datagram sockets have no output to flush.
             Some(_) | None => {}
         }
@@ -348,8 +353,8 @@ impl<H: Handler> Reactor<H> {
         }
     }
 
-    /// Runs phase 8. If a connection that resumes uses up the memory again, the remaining
-    /// connections keep waiting.
+    /// Runs phase 8. If an `on_drained` uses up the memory again, the remaining connections keep
+    /// waiting.
     fn resume_paused_for_memory(&mut self) {
         for _ in 0..self.engine.paused_for_memory_count() {
             if let Some((token, watermark)) = self.engine.resume_next_for_memory() {

@@ -1,5 +1,5 @@
-//! Signals: the method that catches the signals that end a program, and the reports in phase 5 of a
-//! turn.
+//! Signals: the method that catches the signals that end a program, and the handling of caught
+//! signals in phase 5 of a turn.
 
 use std::io;
 
@@ -35,7 +35,7 @@ impl<H: Handler> Reactor<H> {
         self.engine.shutdown_on_signals(plan.into())
     }
 
-    /// Reports the signals whose events this turn has recorded.
+    /// Handles the signals that events have reported: calls `on_signal` or shuts down.
     pub(super) fn run_signals(&mut self) {
         while let Some(signal) = self.engine.next_signal() {
             self.callbacks().signal(signal);

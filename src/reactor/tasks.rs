@@ -1,4 +1,4 @@
-//! Phase 5 of a turn: due timers, and posts of other threads.
+//! Phase 5 of a turn: due timers, phases of a shutdown, and posts of other threads.
 
 use super::{Callbacks, Reactor};
 use crate::engine::Task;
@@ -7,7 +7,7 @@ use crate::id::Token;
 use crate::remote::Posted;
 
 impl<H: Handler> Reactor<H> {
-    /// Runs the timers that are due now, and reports the phases of a shutdown.
+    /// Runs the timers that are due now, and reports the phases of a shutdown that have begun.
     pub(super) fn run_timers(&mut self) {
         if self.engine.timers.is_empty() {
             return;
@@ -52,7 +52,8 @@ impl<H: Handler> Reactor<H> {
         self.read_buffer.trim();
     }
 
-    /// Runs the posts that other threads have queued before this phase, within the budget.
+    /// Runs posts of other threads, within the budget. New posts, and a requested shutdown, are
+    /// taken from the queue only after all posts that were taken earlier have run.
     pub(super) fn run_posted(&mut self) {
         if self.posted.is_empty() {
             if !self.inlet.is_pending() {
@@ -73,8 +74,7 @@ impl<H: Handler> Reactor<H> {
     /// Runs one posted closure or send. Returns false if no post is left.
     fn run_next_post(&mut self) -> bool {
         loop {
-            // The fields are borrowed one by one, because the closure is borrowed from `posted`
-            // while it runs.
+            // Not `self.callbacks()`: the closure is borrowed from `self.posted` while it runs.
             let callbacks = Callbacks::new(&mut self.handler, &mut self.engine, &mut self.sessions);
             match self.posted.front_mut() {
                 None => return false,
@@ -85,7 +85,7 @@ impl<H: Handler> Reactor<H> {
                     self.posted.pop_front();
                 }
                 Some(Posted::Send { conn, payload }) => {
-                    // The payload is removed before the send: if it makes a codec panic, it must
+                    // The payload is removed before the send: if the codec panics, the payload must
                     // not be sent again.
                     let (conn, payload) = (*conn, std::mem::take(payload));
                     self.posted.pop_front();

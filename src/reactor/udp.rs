@@ -14,7 +14,8 @@ use crate::handler::Handler;
 use crate::id::UdpId;
 
 impl<H: Handler> Reactor<H> {
-    /// Dispatches a UDP socket: sends its queue, receives and delivers, and sends the replies.
+    /// Dispatches a UDP socket: sends its queue, receives and delivers datagrams, and sends the
+    /// replies.
     pub(super) fn dispatch_udp(&mut self, id: UdpId) {
         self.flush_udp(id);
         let mut left = self.engine.config.datagram_budget;
@@ -67,7 +68,7 @@ impl<H: Handler> Reactor<H> {
         let message = self.recv_batch.message(index);
         let details = self.recv_batch.details(index);
         let len_max = self.engine.config.datagram_len_max;
-        // The guard runs after a panic and after a return.
+        // The guard is never disarmed, so it runs after a panic and after a return.
         let mut engine = OnUnwind::new(&mut self.engine, |engine| {
             if details.is_some()
                 && let Ok(entry) = engine.entries.udp_mut(id)
@@ -114,9 +115,9 @@ impl<H: Handler> Reactor<H> {
         message.count()
     }
 
-    /// Sends the queued datagrams of a socket. An error drops only the datagram that it concerns.
-    /// The number of errors has a budget, because the handler may reply to each error with a
-    /// datagram that fails too.
+    /// Sends the queued datagrams of a socket. An error drops at most the datagram that it
+    /// concerns. The number of errors has a budget, because the handler may reply to each error
+    /// with a datagram that fails too.
     pub(super) fn flush_udp(&mut self, id: UdpId) {
         for _ in 0..self.engine.config.datagram_budget {
             match self.engine.flush_datagrams(id) {

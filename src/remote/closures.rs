@@ -10,7 +10,8 @@ use std::collections::VecDeque;
 use crate::context::Context;
 use crate::handler::Handler;
 
-/// Maximum number of closures that share a buffer. The maximum bounds the time to fill or move it.
+/// Maximum number of closures that share a buffer. The buffer is allocated with its full size, so
+/// the maximum keeps the buffers of small closures small.
 const RUN_LEN_MAX: usize = 32;
 /// Maximum total size of the closures that share a buffer, in bytes. A larger closure gets its own
 /// buffer.

@@ -72,9 +72,9 @@ pub struct Remote<H: Handler> {
 }
 
 impl<H: Handler> Remote<H> {
-    /// Runs `task` on the loop's thread within the next turn. It runs later if more than
-    /// [`Config::post_budget`](crate::Config::post_budget) posts are ahead of it. If the reactor is
-    /// dropped first, `task` is dropped with it, without running.
+    /// Runs `task` on the loop's thread, in the current turn or the next one. `task` runs later if
+    /// [`Config::post_budget`](crate::Config::post_budget) or more posts are ahead of it. If the
+    /// reactor is dropped first, `task` is dropped with it, without running.
     ///
     /// # Errors
     ///
@@ -172,15 +172,16 @@ impl<H: Handler> Remote<H> {
         }
     }
 
-    /// Sends `payload` to a connection as one frame, like [`Context::send`], within the loop's next
-    /// turn.
+    /// Sends `payload` to a connection as one frame, like [`Context::send`]. The loop sends it in
+    /// the current turn or the next one, like a [`post`](Remote::post).
     ///
     /// A `Vec<u8>` is moved; other types are copied once. A payload of 16 KiB or more is then
     /// queued without a copy, as [`send_owned`](Context::send_owned) does.
     ///
     /// Success means only that the payload is queued for the loop. If the connection does not
-    /// accept it, because it is closed or its write queue is full, [`Handler::on_send_refused`]
-    /// returns the payload. If the reactor is dropped first, the payload is dropped with it.
+    /// accept the payload, for example because it is closed or its write queue is full,
+    /// [`Handler::on_send_refused`] returns the payload. If the reactor is dropped first, the
+    /// payload is dropped with it.
     ///
     /// # Errors
     ///
@@ -201,7 +202,8 @@ impl<H: Handler> Remote<H> {
 
     /// Shuts the reactor down, like [`Context::shutdown`].
     ///
-    /// The call works even if the queue of posts is full. If the reactor was dropped, the call does
+    /// The call works even if the queue of posts is full. Posts that the loop has already taken
+    /// from the queue run before the shutdown begins. If the reactor was dropped, the call does
     /// nothing and returns `Ok`.
     ///
     /// # Errors
@@ -213,7 +215,8 @@ impl<H: Handler> Remote<H> {
     }
 }
 
-/// Adds a closure to the queue. A closure of the type of the last post shares the box of that post.
+/// Adds a closure to the queue. If the last post is a batch of closures of the same type with space
+/// left, the closure joins that batch.
 fn put_task<H, F>(posted: &mut VecDeque<Posted<H>>, task: F)
 where
     H: Handler,
@@ -256,7 +259,7 @@ impl<H: Handler> Inlet<H> {
     }
 
     /// Prepares the queue for a wait of the loop. Returns false if the loop must not wait because a
-    /// post is pending.
+    /// post or a shutdown is pending.
     pub(crate) fn fall_asleep(&self) -> bool {
         !self.is_open() || self.queue.fall_asleep()
     }
@@ -274,11 +277,11 @@ impl<H: Handler> Inlet<H> {
         self.queue.take(posted)
     }
 
-    /// Returns a guard for the time in which the loop runs. If posts are pending when the guard is
-    /// dropped, it makes the poll's descriptor readable. The guard is dropped when the loop returns
-    /// to its caller, or when a panic unwinds through the loop.
-    pub(crate) fn parks(&self) -> Option<Parks<H>> {
-        self.is_open().then(|| Parks {
+    /// Returns a guard for the time in which the loop runs. Its drop makes the poll's descriptor
+    /// readable if posts are pending. The guard is dropped when the loop returns to its caller, or
+    /// when a panic unwinds through the loop.
+    pub(crate) fn park_on_drop(&self) -> Option<ParkOnDrop<H>> {
+        self.is_open().then(|| ParkOnDrop {
             queue: Arc::downgrade(&self.queue),
         })
     }
@@ -294,12 +297,12 @@ impl<H: Handler> Drop for Inlet<H> {
     }
 }
 
-/// Guard returned by [`Inlet::parks`].
-pub(crate) struct Parks<H: Handler> {
+/// Guard returned by [`Inlet::park_on_drop`].
+pub(crate) struct ParkOnDrop<H: Handler> {
     queue: Weak<Queue<Posted<H>, Waker>>,
 }
 
-impl<H: Handler> Drop for Parks<H> {
+impl<H: Handler> Drop for ParkOnDrop<H> {
     fn drop(&mut self) {
         if let Some(queue) = self.queue.upgrade() {
             queue.park();

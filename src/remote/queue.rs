@@ -4,12 +4,10 @@
 //! loom. Loom tries every order in which the threads may run.
 //!
 //! ```text
-//!            loop falls asleep                     first post: wakes
-//!   AWAKE  --------------------->  ASLEEP  --------------------------->  PENDING
-//!     ^                                                                    |
-//!     |   loop takes all                       first post: no wake-up      |
-//!     +<-------------------------------------------------------------------+
-//!     +------------------------------------------------------------------->+
+//!   AWAKE  --- the loop falls asleep -->  ASLEEP  --- first post: wakes the loop -->  PENDING
+//!   AWAKE  <-- a wait without a post ---  ASLEEP
+//!   AWAKE  --- first post: no wake-up ---------------------------------------------->  PENDING
+//!   AWAKE  <-- the loop takes all posts ---------------------------------------------  PENDING
 //! ```
 
 use std::collections::VecDeque;
@@ -55,11 +53,11 @@ impl Wake for crate::os::Waker {
 /// Posts to an awake loop cause no wake-up. Posts to a sleeping loop cause one wake-up in total.
 pub(super) struct Queue<T, W> {
     posts: Mutex<Posts<T>>,
-    /// `AWAKE`, `ASLEEP`, or one of the two states in which posts are queued. `post`, `shut_down`
-    /// and `take` change the state under the lock. `fall_asleep`, `awake` and `wake` change it
-    /// without the lock, by compare-and-exchange.
+    /// `AWAKE`, `ASLEEP`, or one of the two states in which posts are queued. `publish` and `take`
+    /// change the state under the lock. All other functions change it by compare-and-exchange.
     state: AtomicU8,
-    /// Notified when the loop has taken the posts, if a thread waits for a place in the queue.
+    /// Notified when the loop has taken the posts while a thread waits for a place in the queue,
+    /// and when the queue is closed.
     taken: Condvar,
     waker: W,
     len_max: usize,
@@ -114,7 +112,7 @@ impl<T, W: Wake> Queue<T, W> {
         let mut posts = self.lock();
         if self.is_full(&posts) {
             // If the wake-up of an earlier post failed, the loop still sleeps. This thread wakes
-            // it; otherwise the queue would stay full.
+            // the loop; otherwise the queue would stay full.
             let unwoken = self
                 .state
                 .compare_exchange(UNWOKEN, PENDING, AcqRel, Acquire);
@@ -499,9 +497,9 @@ mod loom_tests {
         });
     }
 
-    /// Models two threads that wait for a place in a queue for one post.
+    /// Models a thread that waits for a place in a queue with space for one post.
     #[test]
-    fn loom_waiting_posts_get_their_place() {
+    fn loom_post_that_waits_for_a_place_is_taken() {
         model(3, || {
             let bell = Arc::new(Bell::default());
             let queue = Arc::new(Queue::new(Arc::clone(&bell), 1));
@@ -519,7 +517,7 @@ mod loom_tests {
 
     /// A post that is accepted between the last `take` and `close` is dropped.
     #[test]
-    fn loom_refused_post_is_never_taken() {
+    fn loom_rejected_post_is_never_taken() {
         model(3, || {
             let (queue, _) = queue();
             let other = Arc::clone(&queue);

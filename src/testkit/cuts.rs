@@ -22,7 +22,7 @@ const TWO_CUTS_LEN_MAX: usize = 96;
 const ONE_CUT_LEN_MAX: usize = 1024;
 /// Number of random cuts of a stream, and number of garbage streams.
 const RANDOM_COUNT: usize = 100;
-/// Maximum length of a garbage stream before bytes are inserted into it.
+/// Exclusive limit of the length of a garbage stream, before bytes are inserted into it.
 const GARBAGE_LEN_MAX: usize = 200;
 /// Number of bytes that the check of a length limit allows for the header and the delimiter of a
 /// frame.
@@ -51,9 +51,10 @@ const OVERHEAD_MAX: usize = 1024 + 256;
 ///   needs for the next frame;
 /// * the codec does not search the same bytes of a long frame twice for the end of the frame. This
 ///   is checked if the stream has a frame of 200 bytes or more;
-/// * received bytes are copied at most twice, or three times with a custom codec. A
-///   buffer is at most a few times as large as its content, or 64 KiB if an earlier frame needed
-///   the buffer;
+/// * received bytes are copied at most twice, or three times with a custom codec. Replacing the
+///   framing allows one more copy, and shrinking the buffer any number. A buffer is at most 16
+///   times as large as its content, or 16 KiB for a short content, or 64 KiB if an earlier frame
+///   needed the buffer;
 /// * a [limit](Cuts::frame_len_max) is kept;
 /// * nothing panics, and no loop is endless.
 ///
@@ -112,8 +113,8 @@ impl Cuts {
     }
 
     /// Sets the stream to these payloads, each encoded by the framing. The payloads are the
-    /// expected frames, unless [`expect`](Cuts::expect) sets other frames. If the framing cannot
-    /// decode its own [output](Framing::with_output), use [`stream`](Cuts::stream).
+    /// expected frames, unless a later [`expect`](Cuts::expect) sets other frames. If the framing
+    /// cannot decode its own [output](Framing::with_output), use [`stream`](Cuts::stream).
     pub fn payloads(mut self, payloads: &[&[u8]]) -> Self {
         let mut framer = Framer::new(self.framing.clone());
         let mut stream = Vec::new();
@@ -154,8 +155,9 @@ impl Cuts {
         self
     }
 
-    /// Sets the maximum length of a frame. The test fails if a longer frame is delivered, or if a
-    /// longer partial frame is buffered.
+    /// Sets the maximum length of a frame. The test fails if a longer frame is delivered, or if the
+    /// buffered bytes of a frame exceed this number by more than 1,280 bytes, which are allowed for
+    /// a header and a delimiter.
     pub fn frame_len_max(mut self, bytes: usize) -> Self {
         self.frame_len_max = Some(bytes);
         self
@@ -269,7 +271,7 @@ impl Cuts {
 struct Trial<'a> {
     cuts: &'a Cuts,
     stream: &'a [u8],
-    /// Frames that [`Cuts`] was told to expect; `None` if the uncut stream determines them.
+    /// Frames that [`Cuts::expect`] has set; `None` if the uncut stream determines them.
     frames: Option<&'a [Vec<u8>]>,
     expected: Outcome,
     strides: Vec<Stride>,

@@ -128,8 +128,8 @@ impl Way {
         Ok(outcome)
     }
 
-    /// Checks the capacity of the buffer after a read. For [`Way::Shrunk`], shrinks the buffer
-    /// first.
+    /// Checks the capacity of the buffer after a step of [`Way::Through`] or [`Way::Shrunk`]. For
+    /// [`Way::Shrunk`], shrinks the buffer first.
     fn check_capacity(self, side: &mut ReadSide, received: usize) -> Result<(), String> {
         let kept = match self {
             Self::Through => KEPT_LEN.min(HELD_FACTOR * received),
@@ -162,7 +162,7 @@ impl Way {
         };
         // Replacing the framing within a frame may copy the bytes of the frame once more.
         let moved_max = moved_max + u64::from(self == Self::Reframed);
-        // Shrinking a buffer copies its bytes once more.
+        // Shrinking the buffer after each read copies its bytes each time, so there is no limit.
         if self != Self::Shrunk && moved > moved_max * received as u64 {
             return Err(format!(
                 "{moved} bytes are copied for {received} received bytes"

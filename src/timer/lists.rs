@@ -104,7 +104,7 @@ impl<const COUNT: usize> Lists<COUNT> {
 
     /// Removes the first chunk of a list, and returns the indices in the chunk, oldest first.
     /// Returns `None` if the list is empty.
-    pub(super) fn take_some(
+    pub(super) fn take_chunk(
         &mut self,
         list: usize,
     ) -> Option<impl Iterator<Item = u32> + use<COUNT>> {
@@ -173,7 +173,7 @@ mod tests {
     use super::*;
 
     fn all<const COUNT: usize>(lists: &mut Lists<COUNT>, list: usize) -> Vec<u32> {
-        std::iter::from_fn(|| lists.take_some(list).map(Iterator::collect::<Vec<_>>))
+        std::iter::from_fn(|| lists.take_chunk(list).map(Iterator::collect::<Vec<_>>))
             .flatten()
             .collect()
     }

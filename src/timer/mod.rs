@@ -1,7 +1,7 @@
 //! Timers: a hierarchical timing wheel.
 //!
 //! Callers pass the time in ticks: milliseconds since the wheel was created. Setting and cancelling
-//! a timer take constant time. They allocate memory only if more timers are set than ever before.
+//! a timer take constant time. The memory of ended timers is used again before more is allocated.
 //! Postponing a timer only stores its new deadline. The timer moves to another slot when the wheel
 //! reaches its present slot.
 
@@ -24,8 +24,8 @@ pub(crate) use wheel::Wheel;
 /// Id of a timer: a `Copy` value of eight bytes. It is valid until the timer fires or is cancelled.
 /// The id of a periodic timer is valid until the timer is cancelled.
 ///
-/// A timer uses about 37 bytes of the reactor's memory, and at most 96. The memory of an ended
-/// timer is kept for later timers.
+/// A timer uses about 37 bytes of the reactor's memory, or about 96 if few timers are due near the
+/// same time. The memory of an ended timer is kept for later timers.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TimerId {
     index: u32,

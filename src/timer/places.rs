@@ -4,9 +4,9 @@
 //! element are on a stack. The block that joined the stack last is filled first, from its start. A
 //! new element therefore often uses memory that is still in the processor cache.
 //!
-//! If a million elements are freed in any order, the next million allocations use the memory nearly
-//! in address order. A linked list of free elements would follow the order in which they were
-//! freed, and each allocation would wait for memory.
+//! If a million elements are freed in any order, the next million allocations fill one block after
+//! the other, each in address order. A linked list of free elements would follow the order in which
+//! they were freed, and each allocation would wait for memory.
 
 const NIL: u32 = u32::MAX;
 pub(super) const BLOCK_LEN: usize = 64;

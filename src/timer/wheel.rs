@@ -8,9 +8,9 @@
 //! ```
 //!
 //! The *hand* is the tick up to which timers have fired. Each level is one digit of a tick, written
-//! in base 64. A timer is on the highest level whose digit differs between the deadline and the
+//! in base 64. A timer is put on the highest level whose digit differs between the deadline and the
 //! hand. When the hand reaches the slot of the timer, the timer moves to a lower level, or fires on
-//! level 0. So a timer moves at most once per level.
+//! level 0. So a timer that is not postponed moves at most once per level.
 //!
 //! A million timers do not fit into a processor cache. The cost of an operation is therefore the
 //! number of cache lines that it fetches. Lines that can be fetched in parallel cost less:
@@ -94,8 +94,8 @@ impl<K: Copy> Wheel<K> {
         self.len
     }
 
-    /// Sets a timer. A deadline that has passed is replaced by the next tick, so the timer does not
-    /// fire in the current turn.
+    /// Sets a timer. A deadline that is not after the current tick is replaced by the next tick, so
+    /// the timer does not fire before the next [`advance`](Wheel::advance).
     pub(crate) fn insert(&mut self, deadline: u64, kind: K, value: u64) -> TimerId {
         let index = match self.places.take() {
             Some(index) => index,
@@ -189,8 +189,9 @@ impl<K: Copy> Wheel<K> {
         }
     }
 
-    /// Returns the tick at which the wheel must be advanced next, or `None` if no timer is set. At
-    /// that tick, a timer may be due, or may only move to a lower level. No timer is due earlier.
+    /// Returns the tick at which the wheel must be advanced next, or `None` if no timer is set. The
+    /// tick may have passed already. At that tick, a timer may be due, or may only move to a lower
+    /// level. No timer is due earlier.
     pub(crate) fn next_tick(&self) -> Option<u64> {
         let (level, slot) = self.next_slot()?;
         Some(self.tick_of_slot(level, slot))
@@ -213,8 +214,8 @@ impl<K: Copy> Wheel<K> {
         }
         if level > 0 {
             self.occupied[level] &= !(1 << slot);
-            while let Some(some) = self.lists.take_some(level * SLOTS + slot) {
-                some.for_each(|index| self.link(index, self.nodes[index as usize].deadline));
+            while let Some(chunk) = self.lists.take_chunk(level * SLOTS + slot) {
+                chunk.for_each(|index| self.link(index, self.nodes[index as usize].deadline));
             }
         }
         true

@@ -60,8 +60,8 @@ impl Assembler {
         Delivery::NeedMore
     }
 
-    /// Continues the partial frame with the bytes from `at` on, and advances `at`. It first
-    /// searches for the end of the frame without copying.
+    /// Continues the partial frame with the bytes from `at` on, and advances `at`. Searches for the
+    /// end of the frame before it copies bytes.
     #[inline(always)]
     fn continue_partial<S: FrameSink, D: Decoder>(
         &mut self,
@@ -234,8 +234,8 @@ impl Assembler {
         Continued::Delivered
     }
 
-    /// Stores `bytes`, the next bytes of the stream, without decoding them. Bytes of a
-    /// frame that is being skipped are dropped.
+    /// Stores `bytes`, the next bytes of the stream, without decoding them. Drops bytes of a frame
+    /// that is being skipped, if their number is known.
     pub(crate) fn hold(&mut self, bytes: &[u8], now: Stamp, pool: &mut Pool) {
         let mut at = 0;
         if self.left_to_skip() > 0
@@ -296,7 +296,8 @@ impl Assembler {
         outcome
     }
 
-    /// Stores the bytes that the decode loop has not decoded.
+    /// Stores the bytes that the decode loop has not decoded, and returns the result of the decode
+    /// call. After a failure, stores nothing.
     #[inline(never)]
     fn keep_undecoded<S: FrameSink>(
         &mut self,

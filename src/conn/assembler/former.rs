@@ -50,9 +50,9 @@ impl Assembler {
         partial.is_some_and(|partial| partial.has_former())
     }
 
-    /// Appends `bytes` to the held bytes, and lets the former framing skip the frame at their
-    /// start. Returns `None` if it found the end of this frame: the caller must then decode the
-    /// held bytes with the new framing.
+    /// Appends `bytes` to the held bytes. The former framing then skips the frame at the start of
+    /// the held bytes. Returns `None` if it found the end of this frame: the caller must then
+    /// decode the held bytes with the new framing.
     #[inline(never)]
     pub(in crate::conn) fn skip_by_former<S: FrameSink>(
         &mut self,

@@ -10,9 +10,9 @@
 //!     delivered there
 //! ```
 //!
-//! A connection owns a buffer only while it holds a partial frame, or while its delivery is
-//! stopped. A buffer of up to 64 KiB is kept for a partial frame that follows in the same read.
-//! Frames of one length therefore reuse one buffer.
+//! A connection owns a buffer only while it holds bytes, or while it skips a frame. A buffer of up
+//! to 64 KiB is kept for a partial frame that follows in the same read. Frames of one length
+//! therefore reuse one buffer.
 //!
 //! A byte is copied into the buffer once, and once more if the buffer became too small: at most
 //! twice. The built-in codecs find the end of a frame before its bytes are copied. A user's codec
@@ -30,7 +30,8 @@ use crate::codec::{AnyDecoder, BoundCustom, BuiltinCodec, Decoder, ErasedState, 
 use crate::codec::{LengthU32, Lookahead, ScanState, with_builtin};
 use crate::timer::Stamp;
 
-/// The read side of one connection. It owns no memory while the connection is idle.
+/// The read side of one connection. Apart from the state of a user's codec, it owns no memory while
+/// it holds no bytes and skips no frame.
 #[derive(Debug, Default)]
 pub(crate) struct Assembler {
     /// Bytes that are read but not delivered. The box is not moved out during the delivery, so that
@@ -243,25 +244,27 @@ impl Assembler {
         self.partial.as_deref().map_or(0, Partial::left_to_skip)
     }
 
-    /// Returns the capacity of the buffers that hold undelivered bytes.
+    /// Returns the capacity of the buffers that hold undelivered bytes, in bytes.
     pub(crate) fn capacity(&self) -> usize {
         let partial = self.partial.as_ref();
         partial.map_or(0, |partial| partial.buf.total_capacity())
     }
 
-    /// Returns the arrival time of the first byte of the partial frame, if there is one.
+    /// Returns the time from which the frame deadline of the partial or skipped frame counts,
+    /// usually the arrival of its first byte. Returns `None` if there is no such frame.
     pub(crate) fn unfinished_since(&self) -> Option<Stamp> {
         let partial = self.partial.as_ref()?;
         (!partial.is_due()).then_some(partial.since)
     }
 
-    /// Returns the arrival time of the first byte that is held, if there is one.
+    /// Returns the time from which the frame deadline of the held bytes counts, usually the arrival
+    /// of the first one. Returns `None` if no bytes are held.
     pub(crate) fn held_since(&self) -> Option<Stamp> {
         let partial = self.partial.as_ref()?;
         (!partial.is_empty()).then_some(partial.since)
     }
 
-    /// Sets the arrival time of the partial frame to `now`.
+    /// Restarts the frame deadline at `now`.
     pub(crate) fn restart_frame(&mut self, now: Stamp) {
         if let Some(partial) = &mut self.partial {
             partial.since = now;

@@ -1,4 +1,5 @@
-//! Custom codecs for the tests. Each codec has a property that no built-in framing has.
+//! The framings of the tests, by name. Each custom codec has a property that no built-in framing
+//! has.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -61,7 +61,7 @@ macro_rules! for_every_framing {
 }
 use {for_every_framing, with_framings};
 
-/// A part of a stream, whose frames all have one framing. The next stage follows it.
+/// A part of a stream, whose frames all have one framing.
 #[derive(Debug, Clone)]
 struct Stage {
     name: &'static str,
@@ -108,12 +108,12 @@ struct Mode {
     direct: bool,
 }
 
-/// Never stops the delivery.
+/// Mode without stops of the delivery.
 const AT_ONCE: Mode = Mode {
     budget: usize::MAX,
     direct: false,
 };
-/// Stops and resumes the delivery after each frame.
+/// Mode that stops and resumes the delivery after each frame.
 const ONE_BY_ONE: Mode = Mode {
     budget: 1,
     direct: false,

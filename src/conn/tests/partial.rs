@@ -5,7 +5,8 @@ use super::naive::{encode, header, payload};
 use super::*;
 use crate::codec::{Codec, Out, Step};
 
-/// Framings of each kind: a delimiter, which two reads may cut; a length; a custom codec.
+/// Framings of each kind: with delimiters of one and of several bytes, with a length, and a custom
+/// codec.
 const NAMES: [&str; 6] = ["line", "delimiter", "delimiters", "u32", "varint", "nul"];
 
 fn at(millis: u64) -> Stamp {

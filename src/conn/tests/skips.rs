@@ -140,8 +140,8 @@ fn random_cuts_skip_exactly_the_frames_that_are_too_long() {
     }
 }
 
-/// The buffers hold at most a few MiB while a frame of up to 1 GiB is skipped. No byte of
-/// the frame is searched twice. If no frame is skipped, the stream fails shortly after the limit.
+/// The buffers hold at most a few MiB while up to 1 GiB of a frame is skipped. No byte of the frame
+/// is searched twice. If no frame is skipped, the stream fails shortly after the limit.
 #[test]
 fn endless_frame_holds_a_few_times_the_limit() {
     let reads = vec![b'z'; 1 << 16];
@@ -323,7 +323,7 @@ fn stop_at_a_skipped_frame_comes_before_the_end_of_the_frame() {
     }
 }
 
-/// A user's codec that skips its frames in parts: they end with a NUL byte.
+/// A user's codec of frames that end with a NUL byte. It skips a long frame in parts.
 struct LongNul;
 
 impl Codec for LongNul {
@@ -456,10 +456,13 @@ fn former_framing_of_a_skip_sees_the_end_of_stream_and_stops() {
     let (mut assembler, mut sink) = reframed(Framing::custom(Moody), b"abcd");
     let outcome = assembler.ingest(b"e!fg", &mut sink);
     let Delivery::Failed(failed) = outcome else {
-        panic!("an error: {outcome:?}");
+        panic!("the former framing accepted a `!`: {outcome:?}");
     };
     assert!(matches!(failed.error, FrameError::Malformed(_)));
-    assert_eq!(failed.undecoded, 5, "from the last byte that was held");
+    assert_eq!(
+        failed.undecoded, 5,
+        "the undecoded bytes begin with the last byte that was held"
+    );
 
     let (mut assembler, mut sink) = reframed(Framing::line(), b"abcd");
     for bytes in [&b"e"[..], b"f\n\x01x", b"\x01y"] {
@@ -504,7 +507,7 @@ fn frame_after_a_skipped_part_of_it_breaks_the_contract() {
     let mut sink = Collect::of(&Framing::custom(Delivers));
     let outcome = Assembler::default().ingest(b"abc", &mut sink);
     let Delivery::Failed(failed) = outcome else {
-        panic!("a frame without its beginning: {outcome:?}");
+        panic!("a frame was delivered without its beginning: {outcome:?}");
     };
     assert!(matches!(failed.error, FrameError::Contract(_)));
 }

@@ -1,4 +1,5 @@
-//! The connections that have a filter: which one, and the effect of its results on their state.
+//! The filters of connections: the choice of the filter, and the effect of its results on the state
+//! of the connection.
 
 use std::io::{self, IoSlice};
 
@@ -78,7 +79,7 @@ pub(in crate::engine) fn tls_filter_of(conn: &Connection) -> Option<&TlsFilter> 
     }
 }
 
-/// Continues the TLS handshake until it is done or waits for input.
+/// Continues the TLS handshake until it is done, fails or waits for input.
 #[cfg(feature = "tls")]
 pub(in crate::engine) fn handshake(
     conn: &mut Connection,
@@ -248,7 +249,7 @@ pub(super) fn has_input(conn: &Connection) -> bool {
 }
 
 /// Returns the minimum spare capacity that the buffer of a partial frame needs for a direct read
-/// into this buffer. With TLS, it has space for a whole record; without a filter, it is zero.
+/// into this buffer. With TLS, a whole record must fit. Without a filter, the minimum is zero.
 pub(in crate::engine) fn direct_len_min(conn: &Connection) -> usize {
     match filter(conn) {
         #[cfg(feature = "tls")]

@@ -85,12 +85,13 @@ pub(super) fn fill(
 
 /// Reads once into `spare`, which must not be empty, without a filter.
 ///
-/// `WouldBlock` clears the readiness. A short read clears it too, with two exceptions:
+/// `WouldBlock` clears the readiness. A short read clears it too, with three exceptions:
 ///
 /// * An event reported the end of the stream. If the FIN arrived together with the data, no further
 ///   event will report the FIN.
 /// * An event reported urgent data. A read stops at urgent data, although more data follows
 ///   (tcp(7)).
+/// * A short read proves nothing for this kind of socket: see `Stream::short_read_empties`.
 #[inline]
 pub(super) fn fill_plain(conn: &mut Connection, stats: &mut Stats, spare: &mut [u8]) -> Filled {
     stats.reads += 1;
@@ -125,7 +126,7 @@ pub(super) fn drain(
     slices: &[IoSlice<'_>],
 ) -> io::Result<usize> {
     match filter::drain(conn, stats, pool, slices) {
-        Some(written) => count_drained(conn, stats, written),
+        Some(written) => count_written(conn, stats, written),
         None => drain_plain(conn, stats, slices),
     }
 }
@@ -143,7 +144,7 @@ pub(super) fn drain_plain(
         [bytes] => conn.socket.write(bytes),
         slices => conn.socket.write_gathered(slices),
     };
-    count_drained(conn, stats, written)
+    count_written(conn, stats, written)
 }
 
 /// Writes the output of the filter until the socket would block.
@@ -215,7 +216,7 @@ fn count_filled(conn: &mut Connection, stats: &mut Stats, len: usize) {
 }
 
 #[inline]
-fn count_drained(
+fn count_written(
     conn: &mut Connection,
     stats: &mut Stats,
     written: io::Result<usize>,

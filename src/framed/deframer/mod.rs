@@ -1,8 +1,4 @@
-//! The framings without this crate's sockets: for files, pipes, serial lines, blocking sockets and
-//! other runtimes.
-//!
-//! [`Deframer`] turns bytes into frames and [`Framer`](crate::Framer) frames into bytes, both
-//! without I/O. [`FramedStream`](crate::FramedStream) combines both over a blocking stream.
+//! Decoding without a reactor: the reverse of [`Framer`](crate::Framer).
 
 use std::fmt;
 use std::io::{self, Read};
@@ -14,7 +10,9 @@ use crate::memory::Buf;
 
 /// Spare capacity for a read while the length of the frame is unknown, in bytes.
 const READ_LEN: usize = 8 * 1024;
-/// Maximum capacity reserved for one frame, as a multiple of the bytes received.
+/// Maximum number of bytes for which the buffer grows, as a multiple of the bytes received. It
+/// applies to a frame whose header claims more. The buffer then rounds its capacity up to a power
+/// of two.
 const GROWTH: usize = 4;
 /// Divisor of the capacity for shrinking. The buffer is shrunk to `capacity / SHRINK` if it was
 /// never filled up to that length while `SHRINK` times its capacity arrived.
@@ -29,7 +27,7 @@ const ALONE: usize = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Decoded<'a> {
-    /// A frame, without header and delimiter.
+    /// A frame, as the framing delivers it: usually without header and delimiter.
     Frame(&'a [u8]),
     /// Notice of a frame that was skipped because it is too long: see [`Framing::skip_too_long`].
     /// Bytes of the frame that arrive later are dropped.
@@ -114,9 +112,9 @@ impl Deframer {
     ///
     /// # Errors
     ///
-    /// The error and the stream offset of the invalid bytes. It is final: every later call returns
-    /// the same error, and later bytes are dropped. [`rest`](Deframer::rest) begins with the
-    /// offending frame.
+    /// The error and the stream offset of the invalid frame. The error is final: every later call
+    /// returns it again, and later bytes are dropped. [`rest`](Deframer::rest) begins with the
+    /// invalid frame.
     #[inline]
     pub fn next_frame(&mut self) -> Result<Option<&[u8]>, DecodeError> {
         let position = self.next_position(false)?;
@@ -124,7 +122,7 @@ impl Deframer {
     }
 
     /// Returns the next frame of a stream that has ended. After the last whole frame, some framings
-    /// return a frame that the end of the stream completes. Once it returns `None`,
+    /// return a frame that the end of the stream completes. Once this method returns `None`,
     /// [`rest`](Deframer::rest) returns the bytes that do not form a frame.
     ///
     /// # Errors
@@ -150,8 +148,8 @@ impl Deframer {
         Ok(found.map(|found| self.decoded(found)))
     }
 
-    /// Returns the next frame of a stream that has ended, or the notice of a skipped frame. It
-    /// works like [`last_frame`](Deframer::last_frame), which returns no notices.
+    /// Returns the next frame of a stream that has ended, or the notice of a skipped frame. Apart
+    /// from the notices, it works like [`last_frame`](Deframer::last_frame).
     ///
     /// # Errors
     ///
@@ -258,7 +256,7 @@ impl Deframer {
     ///
     /// * The error of `reader`; `Interrupted` is retried. No bytes are lost: after `WouldBlock` or
     ///   `TimedOut` in the middle of a frame, the next call continues.
-    /// * `UnexpectedEof` if the stream ends within a frame.
+    /// * `UnexpectedEof` if the stream ends within a frame, or within bytes that are skipped.
     /// * `InvalidData` with a [`DecodeError`] if the bytes are not a frame.
     pub fn read_frame(&mut self, reader: &mut impl Read) -> io::Result<Option<&[u8]>> {
         let frame = loop {

@@ -387,7 +387,7 @@ fn a_stream_that_ends_in_a_skipped_frame_ends_unexpectedly() {
 }
 
 #[test]
-fn a_frame_skipped_at_the_end_of_the_stream_is_notified() {
+fn a_frame_skipped_at_the_end_of_the_stream_is_reported() {
     let framing = Framing::delimiters(&[b";", b";;;"]);
     let mut deframer = Deframer::new(framing.frame_len_max(3).skip_too_long());
     deframer.extend(b"ok;long;");
@@ -406,7 +406,7 @@ fn a_frame_skipped_at_the_end_of_the_stream_is_notified() {
 }
 
 #[test]
-fn skipped_frames_are_notified_in_order_and_not_buffered() {
+fn skipped_frames_are_reported_in_order_and_not_buffered() {
     let framing = Framing::line().frame_len_max(3).skip_too_long();
     let mut deframer = Deframer::new(framing);
     let mut lens = Vec::new();

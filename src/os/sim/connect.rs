@@ -199,8 +199,8 @@ impl State {
         Ok(())
     }
 
-    /// Handles the SYN of a connect, which has reached the host of its listener. `repetition` is
-    /// the number of SYNs that the client has sent before.
+    /// Handles the SYN of a connect, which has reached the host of its target. `repetition` is the
+    /// number of SYNs that the client has sent before.
     pub(super) fn receive_syn(&mut self, client: usize, repetition: u32) {
         let local = self.sockets[client].local.clone();
         let to = self.stream(client).peer_addr.clone();

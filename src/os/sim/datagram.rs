@@ -15,10 +15,11 @@ use crate::addr::Addr;
 const LEN_MAX: usize = 65_507;
 
 /// Maximum number of datagrams in the queue of a Unix socket: one more than the backlog
-/// (`unix_recvq_full`), which is `net.unix.max_dgram_qlen`.
+/// (`unix_recvq_full`), which is `net.unix.max_dgram_qlen`, 10 by default.
 const UNIX_COUNT_MAX: usize = 11;
 
-/// Error of a UDP send without a destination, as a number of Linux. It has no [`ErrorKind`].
+/// Linux's number of the error `EDESTADDRREQ`, of a UDP send without a destination. It has no
+/// [`ErrorKind`].
 const EDESTADDRREQ: i32 = 89;
 
 /// A datagram on its way or in the queue of its receiver.

@@ -1,4 +1,4 @@
-//! Faults of system calls: a test makes single calls fail, or calls at random.
+//! Faults of system calls: a test makes the next calls of one kind fail, or random calls.
 
 use std::io::{self, ErrorKind};
 use std::time::Duration;
@@ -7,7 +7,7 @@ use super::poll::Ready;
 use super::world::{Action, State, World};
 use crate::setters::setters;
 
-/// Longest time after which a call that would block, because of a random fault, succeeds.
+/// Longest time from a fault that blocks or shortens a call until its event.
 const UNBLOCK_AFTER_MAX: Duration = Duration::from_millis(2);
 
 /// A kind of system call of a reactor.
@@ -92,7 +92,7 @@ impl Faults {
     }
 
     setters! {
-        /// Sets the percentage of reads and writes that transfer fewer bytes than possible.
+        /// Sets the percentage of reads and writes that use only a random part of their buffer.
         /// Default: 0.
         short_percent(percent: u8) => short_percent = percent;
 
@@ -113,13 +113,13 @@ impl Faults {
 /// An error that a test has set for the next calls of one kind.
 #[derive(Debug, Clone, Copy)]
 struct Planned {
-    error: Kind,
+    error: PlannedError,
     count: usize,
 }
 
-/// An error that can be copied.
+/// An error of a planned fault. Unlike [`io::Error`], it can be copied.
 #[derive(Debug, Clone, Copy)]
-enum Kind {
+enum PlannedError {
     Errno(i32),
     Kind(ErrorKind),
 }
@@ -152,11 +152,11 @@ impl World {
         }
     }
 
-    /// Makes the next `count` calls of a host fail.
+    /// Makes the next `count` calls of one kind fail on a host. Zero ends these failures.
     pub(crate) fn fail_calls(self, host: usize, call: Call, error: &io::Error, count: usize) {
         let error = match error.raw_os_error() {
-            Some(errno) => Kind::Errno(errno),
-            None => Kind::Kind(error.kind()),
+            Some(errno) => PlannedError::Errno(errno),
+            None => PlannedError::Kind(error.kind()),
         };
         self.with(|state| {
             let planned = (count > 0).then_some(Planned { error, count });
@@ -210,8 +210,8 @@ impl State {
             *slot = None;
         }
         Some(match error {
-            Kind::Errno(errno) => io::Error::from_raw_os_error(errno),
-            Kind::Kind(kind) => kind.into(),
+            PlannedError::Errno(errno) => io::Error::from_raw_os_error(errno),
+            PlannedError::Kind(kind) => kind.into(),
         })
     }
 

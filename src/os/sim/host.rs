@@ -8,7 +8,8 @@ use super::socket::Kind;
 use super::world::{State, World};
 use crate::addr::Addr;
 
-/// Index of the host that every world has. It owns each address that no other host has.
+/// Index of the host that every world has. Its sockets can be bound to any IP address, and its
+/// packets to an address that no host has return to it.
 pub(super) const FIRST_HOST: usize = 0;
 /// First port that is chosen for a socket without a port (RFC 6335, section 6).
 const EPHEMERAL_PORT_MIN: u16 = 49_152;
@@ -22,7 +23,7 @@ pub(super) struct Host {
     last_port: Option<u16>,
 }
 
-/// A set of sockets within which each address is used once.
+/// A class of sockets. Two sockets of one class cannot be bound to one address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Class {
     Streams,
@@ -58,8 +59,9 @@ impl State {
         self.hosts.iter().position(|host| host.ips.contains(&ip))
     }
 
-    /// Returns the host that receives packets from the host `from` to this IP address.
-    /// Returns `None` if no host has it.
+    /// Returns the host that receives packets from the host `from` to this IP address. If no host
+    /// has the address, returns the first host for its own packets, and `None` for those of another
+    /// host.
     pub(super) fn route(&self, from: usize, ip: IpAddr) -> Option<usize> {
         if ip.is_loopback() || ip.is_unspecified() {
             return Some(from);

@@ -66,11 +66,12 @@ impl Link {
         /// least a microsecond apart. Default: the bytes of a write arrive together.
         segment_len_max(len: usize) => segment_len_max = len.max(1);
 
-        /// Sets the percentage of packets that are lost. A lost datagram never arrives. A lost part
-        /// of a stream arrives at least 200 ms later, because it is sent again. Default: 0.
+        /// Sets the percentage of packets that are lost. A lost datagram or reset never arrives. A
+        /// lost connect or part of a stream arrives at least 200 ms later, because it is sent
+        /// again. It is lost at most six times in a row. Default: 0.
         loss_percent(percent: u8) => loss_percent = percent;
 
-        /// Sets the percentage of UDP datagrams that arrive twice. Default: 0.
+        /// Sets the percentage of datagrams that arrive twice. Default: 0.
         duplicate_percent(percent: u8) => duplicate_percent = percent;
     }
 }
@@ -96,7 +97,8 @@ struct Direction {
     /// Properties of the link; `None` if the default applies.
     link: Option<Link>,
     is_cut: bool,
-    /// Packets that were sent while the link was cut. They are sent again when it is restored.
+    /// Packets of connects and streams that were sent while the link was cut. They are sent again
+    /// when it is restored.
     held: Vec<Action>,
     /// Time at which the last packet has left, if the bandwidth is limited.
     busy_until: Duration,
@@ -147,8 +149,8 @@ impl World {
         self.with(|state| state.links.each.entry((from, to)).or_default().link = Some(link));
     }
 
-    /// Cuts or restores the link from one host to another. Parts of streams that were held because
-    /// of the cut are sent again when the link is restored.
+    /// Cuts or restores the link from one host to another. Packets of connects and streams that
+    /// were held because of the cut are sent again when the link is restored.
     pub(crate) fn set_cut(self, from: usize, to: usize, is_cut: bool) {
         self.with(|state| {
             let direction = state.links.each.entry((from, to)).or_default();
@@ -161,18 +163,18 @@ impl World {
         });
     }
 
-    /// Sets the time after which connects, bytes, resets and datagrams reach their destination.
+    /// Sets the latency of the default link.
     pub(crate) fn set_latency(self, latency: Duration) {
         self.with(|state| state.links.default.latency = latency);
     }
 
-    /// Makes the bytes of streams arrive in segments of random lengths up to `len`, a microsecond
-    /// apart.
+    /// Makes the bytes of streams arrive in segments of random lengths up to `len` on the default
+    /// link, at least a microsecond apart.
     pub(crate) fn set_segment_len_max(self, len: usize) {
         self.with(|state| state.links.default.segment_len_max = len);
     }
 
-    /// Makes the network lose this percentage of UDP datagrams.
+    /// Makes the default link lose this percentage of packets.
     pub(crate) fn set_loss_percent(self, percent: u8) {
         self.with(|state| state.links.default.loss_percent = percent);
     }
@@ -275,8 +277,8 @@ impl State {
         waits + time_to_send(len, bandwidth_bytes)
     }
 
-    /// Returns the arrival of the next bytes of a stream, which arrive at `at` or later. They do
-    /// not overtake earlier bytes.
+    /// Returns the arrival time of the next bytes of a stream: `at`, or a later time so that they
+    /// do not overtake earlier bytes.
     fn in_order(&mut self, way: (usize, usize), from: usize, at: Duration) -> Duration {
         let is_cut_up = self.links.link(way).segment_len_max < usize::MAX;
         let gap = if is_cut_up {

@@ -1,8 +1,9 @@
 //! A simulated operating system for tests: a clock, a poll, sockets and the peers behind them.
 //!
-//! A [`World`] is a seeded state machine in memory. It makes no system call, and the same calls in
-//! the same order give the same results. The poll follows the rules of epoll with `EPOLLET`. Time
-//! advances only while a poll waits or when the test advances it.
+//! A [`World`] is a seeded state machine in memory. The same calls in the same order give the same
+//! results. A world makes system calls only for detached streams, which get a real descriptor. The
+//! poll follows the rules of epoll with `EPOLLET`. Time advances only while a poll waits or when
+//! the test advances it.
 //!
 //! ```text
 //!   test:  World, SimPeer, SimListener, Script         engine:  Os::Sim(SimPoll), Stream::Sim(..)
@@ -10,8 +11,9 @@
 //!                          State: sockets, polls, actions in virtual time
 //! ```
 //!
-//! Every handle is an index into a thread-local table. A handle is therefore `Copy`, and a library
-//! type that contains one stays `Send`. A world must be used only on the thread that created it.
+//! [`World`] and [`SimSocket`] are handles: indexes into thread-local tables. A handle is therefore
+//! `Copy`, and a library type that contains one stays `Send`. A world must be used only on the
+//! thread that created it.
 
 #[cfg(all(test, target_os = "linux"))]
 mod against_kernel;

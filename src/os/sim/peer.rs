@@ -45,7 +45,7 @@ impl World {
     /// Connects with options. The simulation uses only the local address and the buffer lengths.
     pub(crate) fn connect_with(self, addr: impl Into<Addr>, options: &ConnectOptions) -> SimPeer {
         let socket = self.connect_socket(FIRST_HOST, &addr.into(), options);
-        SimPeer(socket.expect("the Unix listener exists, and its backlog is not full"))
+        SimPeer(socket.expect("the connect can begin"))
     }
 
     /// Connects from a host. The send buffer of the peer has no limit.

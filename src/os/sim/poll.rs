@@ -233,8 +233,9 @@ impl Drop for SimPoll {
 }
 
 impl SimSocket {
-    /// Registers a socket for input and output if `on` is true, otherwise for input only. After a
-    /// change, the next wait reports existing readiness again, as after `EPOLL_CTL_MOD`.
+    /// Changes the registration of a socket: input and output if `on` is true, otherwise input
+    /// only. After a change, the next wait reports existing readiness again, as after
+    /// `EPOLL_CTL_MOD`.
     pub(crate) fn await_writable(self, on: bool) -> io::Result<()> {
         self.with(|state, index| {
             let interest = if on { Ready::BOTH } else { Ready::READABLE };

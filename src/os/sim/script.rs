@@ -27,8 +27,8 @@ pub(crate) enum WriteResult {
     Fails(io::ErrorKind),
 }
 
-/// Handle of the script of one stream. While the script has entries, they decide the results of
-/// reads and writes. Afterwards the actions of the peer decide them.
+/// Handle of the script of one stream. The read results of the script decide reads, and its write
+/// results decide writes. When they are used up, the actions of the peer decide.
 ///
 /// Without a peer (see [`World::script`](super::World::script)), reads after the last entry return
 /// `WouldBlock`, and writes accept all bytes.
@@ -91,7 +91,7 @@ impl Script {
         self.with(|entries| entries.reported)
     }
 
-    /// Makes the next wait report `ready`. Returns false if the stream is closed.
+    /// Makes the next wait report `ready`. Returns false if the stream is not registered.
     pub(crate) fn event(self, ready: Ready) -> bool {
         self.0.inject(ready)
     }

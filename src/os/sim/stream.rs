@@ -47,12 +47,14 @@ pub(super) struct Stream {
     arrived: usize,
     send_len_max: usize,
     recv_len_max: usize,
-    /// True if this side has sent its FIN or a reset.
+    /// True if this side no longer sends: it has sent its FIN or a reset, or its Unix peer was
+    /// closed.
     has_sent_fin: bool,
     /// True if the FIN of this side has reached the host of the peer.
     fin_arrived: bool,
-    /// True if the peer's FIN was received.
+    /// True if the peer's FIN was received, or the Unix peer was closed.
     has_fin: bool,
+    /// True if a reset, a failed connect or a fault has ended the stream.
     is_reset: bool,
     error: Option<ErrorKind>,
     /// The error that ended the connect.
@@ -60,17 +62,19 @@ pub(super) struct Stream {
     /// True for a Unix stream. Its writes go to the receive buffer of the peer at once, and only
     /// the send buffer limits them.
     is_unix: bool,
-    /// The writes of a Unix stream that the peer has not read completely.
-    pieces: VecDeque<Piece>,
-    /// True if a write was short or failed. The socket then reports an edge when it becomes
+    /// The writes of a Unix stream that the peer has not read completely. The oldest one comes
+    /// first.
+    unix_writes: VecDeque<UnixWrite>,
+    /// True if a write was short or would block. The socket then reports an edge when it becomes
     /// writable.
     no_space: bool,
+    /// Arrival time of the last bytes that this side has sent.
     pub(super) last_arrival: Duration,
 }
 
 /// One write of a Unix stream. It uses the send buffer until the peer has read all of it.
 #[derive(Debug)]
-struct Piece {
+struct UnixWrite {
     len: usize,
     /// Number of bytes that the peer has not read. Invariant: `0 < unread <= len`.
     unread: usize,
@@ -86,8 +90,8 @@ impl Stream {
         }
     }
 
-    /// Creates one end of a pending connection. The pair is the maximum lengths of its send and
-    /// receive buffers.
+    /// Creates one end of a pending connection. The pair contains the maximum lengths of its send
+    /// and receive buffers.
     pub(super) fn connecting(peer_addr: Addr, (send, recv): (usize, usize)) -> Self {
         Self {
             is_connecting: true,
@@ -124,8 +128,8 @@ impl Stream {
             | (Ready::ENDED | Ready::HUNG_UP).only_if(self.has_fin || self.is_reset)
     }
 
-    /// Returns true if the connection does not exist any more for the kernel: it was reset or
-    /// refused, or both sides of a TCP connection have ended (state `CLOSE` or `TIME_WAIT`).
+    /// Returns true if a TCP connection has no peer any more for the kernel: it was reset or
+    /// refused, or both sides have ended (state `CLOSE` or `TIME_WAIT`).
     fn is_over(&self) -> bool {
         self.is_reset && !self.is_unix || self.has_ended()
     }
@@ -143,7 +147,7 @@ impl Stream {
         self.is_reset = true;
         self.peer = None;
         self.send.clear();
-        self.pieces.clear();
+        self.unix_writes.clear();
         self.arrived = 0;
     }
 
@@ -158,11 +162,11 @@ impl Stream {
 
     /// Returns the number of bytes that use the send buffer.
     fn queued_len(&self) -> usize {
-        let pieces = self.pieces.iter().map(|piece| piece.len);
-        self.send.len() + pieces.sum::<usize>()
+        let written = self.unix_writes.iter().map(|write| write.len);
+        self.send.len() + written.sum::<usize>()
     }
 
-    /// Returns the number of bytes that the receive buffer takes.
+    /// Returns the number of bytes that the receive buffer can still take.
     fn spare(&self) -> usize {
         if self.is_unix {
             return usize::MAX;
@@ -231,18 +235,18 @@ impl Stream {
     }
 
     /// Records that the peer has read `len` bytes of a Unix stream. Returns true if the peer has
-    /// read the last byte of a piece. The kernel then frees its memory and reports a writable edge,
-    /// also if no write was short (`sock_wfree`).
+    /// read the last byte of a write. The kernel then frees the memory of this write and reports a
+    /// writable edge, also if no write was short (`sock_wfree`).
     fn was_read_by_peer(&mut self, mut len: usize) -> bool {
         let mut has_freed = false;
         while len > 0
-            && let Some(piece) = self.pieces.front_mut()
+            && let Some(write) = self.unix_writes.front_mut()
         {
-            let part = len.min(piece.unread);
+            let part = len.min(write.unread);
             len -= part;
-            piece.unread -= part;
-            if piece.unread == 0 {
-                self.pieces.pop_front();
+            write.unread -= part;
+            if write.unread == 0 {
+                self.unix_writes.pop_front();
                 has_freed = true;
             }
         }
@@ -386,7 +390,7 @@ impl SimSocket {
         self.with(|state, index| state.stream(index).recv.len())
     }
 
-    /// Makes the stream the end of a raw peer.
+    /// Makes this end a raw peer, whose send buffer has no limit.
     pub(crate) fn set_raw(self) {
         self.with(|state, index| {
             let stream = state.stream(index);
@@ -469,7 +473,7 @@ impl State {
         sender.arrived -= len;
         let moved: Vec<u8> = sender.send.drain(..len).collect();
         if sender.is_unix && len > 0 {
-            sender.pieces.push_back(Piece { len, unread: len });
+            sender.unix_writes.push_back(UnixWrite { len, unread: len });
         }
         let ends = sender.fin_arrived && sender.send.is_empty();
         let receiver = self.stream(peer);
@@ -497,11 +501,11 @@ impl State {
         self.edge(index, Ready::ALL);
     }
 
-    /// Reports a writable edge after a short or failed write, once a third of the send buffer is
-    /// free.
+    /// Reports a writable edge after a write that was short or would block, once enough of the send
+    /// buffer is free.
     fn report_writable(&mut self, index: usize) {
         if self.is_blocked(index, Call::Write) {
-            return; // A random fault has scheduled the edge.
+            return; // A fault has scheduled the edge.
         }
         let stream = self.stream(index);
         if stream.no_space && stream.is_writable() {

@@ -33,7 +33,7 @@ pub(crate) struct World(u32);
 pub(super) struct State {
     pub(super) now: Duration,
     pub(super) random: Random,
-    /// All sockets that ever existed; a [`SimSocket`] is an index of it.
+    /// All sockets that were ever opened. A [`SimSocket`] contains an index of this list.
     pub(super) sockets: Vec<Socket>,
     pub(super) hosts: Vec<Host>,
     /// The socket of each address in use. The map is only used for look-ups, because its order
@@ -54,9 +54,9 @@ pub(super) struct State {
     pub(super) buffer_lens: (usize, usize),
     /// Addresses that do not respond to connects.
     pub(super) silent: Vec<Addr>,
-    /// The error of every connect, as a system error number.
+    /// The error of every connect, as a system error number; `None` if connects can succeed.
     pub(super) connects_fail: Option<i32>,
-    /// Addresses that this host does not have, so that no socket can be bound to them.
+    /// IP addresses that no host has, so that no socket can be bound to them.
     pub(super) absent: Vec<IpAddr>,
     /// Errors that the next waits return.
     pub(super) failing_waits: Vec<io::ErrorKind>,
@@ -75,7 +75,7 @@ pub(super) enum Action {
     /// The next `len` bytes of the stream `from` reach the host of its peer. If `fin` is true, its
     /// FIN follows them.
     Arrive { from: usize, len: usize, fin: bool },
-    /// A socket reports readiness, after a fault made it look as not ready.
+    /// The poll reports the readiness of a socket, after a fault blocked or shortened a call.
     Edge(usize, Ready),
     /// A reset reaches this socket.
     Reset(usize),
@@ -108,7 +108,8 @@ impl Action {
 }
 
 impl World {
-    /// Creates a world. The seed determines the lost datagrams and the segment lengths.
+    /// Creates a world. The seed determines all random decisions, such as losses and segment
+    /// lengths.
     pub(crate) fn new(seed: u64) -> Self {
         WORLDS.with_borrow_mut(|worlds| {
             worlds.push(Some(Box::new(State {
@@ -218,7 +219,7 @@ impl World {
         self.with(|state| state.connects_fail = errno);
     }
 
-    /// Removes an address of the host, so that a listener cannot be bound to it.
+    /// Removes an IP address from all hosts, so that no socket can be bound to it.
     pub(crate) fn remove_ip(self, ip: IpAddr) {
         self.with(|state| state.absent.push(ip));
     }
@@ -239,8 +240,8 @@ impl World {
         self.with(|state| state.log = Some(String::new()));
     }
 
-    /// Returns the event log. It has one line with the time for each event and for each call that
-    /// moved data.
+    /// Returns the event log. It has one line with the time for each event, for each read, write
+    /// and send, and for each accept and receive that succeeded.
     pub(crate) fn log(self) -> String {
         self.with(|state| state.log.clone().unwrap_or_default())
     }

@@ -260,8 +260,8 @@ impl Run {
         }
     }
 
-    /// Ends all connections, and checks the final state. Returns the number of connections that
-    /// were detached and adopted again.
+    /// Ends all connections, and checks the final state. Returns the number of adoptions of
+    /// detached connections.
     fn end(mut self) -> u64 {
         let model = &mut self.reactor.handler;
         model.acts_left = 0;
@@ -278,7 +278,7 @@ impl Run {
                 }
             }
         });
-        for round in 0..20_000 {
+        for turn in 0..20_000 {
             if self.reactor.engine.entries.is_empty() {
                 return self.check();
             }
@@ -286,7 +286,7 @@ impl Run {
                 self.feed_to_end(number);
                 self.edge(number);
             }
-            if round % 50 == 49 {
+            if turn % 50 == 49 {
                 self.reactor.engine.memory_deadline_passed();
             }
             self.turn();

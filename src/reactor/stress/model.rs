@@ -91,7 +91,7 @@ pub(super) struct Model {
     pub(super) panics: bool,
     pub(super) has_memory_limit: bool,
     pub(super) write_low_bytes: usize,
-    /// Number of connections that were detached and adopted again.
+    /// Number of adoptions of detached connections.
     pub(super) adoptions: u64,
     /// True if some payloads are long.
     pub(super) has_long: bool,

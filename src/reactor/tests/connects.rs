@@ -12,7 +12,7 @@ fn addr(nth: u8, is_v4: bool) -> SocketAddr {
     }
 }
 
-/// Returns addresses of a new world that do not reply, and a reactor.
+/// Returns a new world, addresses in it that do not reply, and a reactor.
 fn silent(families: &[bool]) -> (World, Vec<SocketAddr>, Reactor<Node>) {
     let world = World::new(0);
     let addrs: Vec<_> = (1..)
@@ -75,7 +75,7 @@ fn slow_first_address_can_still_win() {
     addrs.insert(0, addr(9, true));
     let conn = dial(&mut reactor, &addrs, 15 * SEC);
     // After 600 ms, `slow` accepts the connection that filled its backlog. The first repeated SYN,
-    // after a second, then finds a place.
+    // after a second, then finds space in the backlog.
     world.after(600 * MS, move || _ = slow.accept());
     run_for(world, &mut [&mut reactor], 599 * MS);
     assert_eq!(

@@ -1,5 +1,5 @@
 //! Tests of the fast path of a dispatch: one read, its frames and one write. They check its counts,
-//! and the events after which the general path continues.
+//! and the cases in which the general path continues.
 
 use super::*;
 use crate::codec::{Codec, Out, Step};
@@ -57,7 +57,7 @@ fn each_echoed_frame_is_counted_once(transport: Transport) {
     }
 }
 
-/// Runs only over the plain transport, because a filtered connection never takes the fast path.
+/// Runs only over the plain transport, because the shortcut does not depend on the transport.
 #[cfg(not(unstick_general_path))]
 #[test]
 fn short_send_is_copied_without_calling_the_framing() {
@@ -400,7 +400,7 @@ fn frames_with_credit_are_not_moved_and_share_a_write(transport: Transport) {
     assert_eq!(script.calls().writes, 1);
 }
 
-/// Covers two cases: the reframe happens before the last frame of a read, or in its last frame.
+/// Covers two cases: the framing is replaced in the last frame of a read, or in an earlier frame.
 fn reframe_gives_a_codec_a_new_state(transport: Transport) {
     /// A codec whose frames are each one byte longer than the frame before.
     struct Growing;

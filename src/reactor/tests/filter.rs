@@ -311,7 +311,7 @@ fn output_held_by_the_filter_counts_as_write_stall() {
 /// The payload lengths are no multiples of the record length, so each payload ends with a short
 /// record.
 #[test]
-fn gathered_write_through_a_filter_keeps_every_byte() {
+fn vectored_write_through_a_filter_keeps_every_byte() {
     let (mut reactor, script, conn) = silent(Config::default(), AckOrder::First);
     let mut expected = Vec::new();
     reactor.with(|_, cx| {

@@ -43,7 +43,7 @@ impl Handler for Log {
     }
 }
 
-/// A reactor whose new connections expect [`PREFIX`], and its world.
+/// Returns a reactor whose new connections expect [`PREFIX`].
 fn preparing(world: World) -> Reactor<Log> {
     let mut reactor = Reactor::with_os(Log::default(), Config::default(), world.os())
         .expect("the simulated poll opens");
@@ -51,7 +51,7 @@ fn preparing(world: World) -> Reactor<Log> {
     reactor
 }
 
-/// Runs turns until the reactor has no work.
+/// Runs 50 turns, which is more than the work of any test here needs.
 fn settle(reactor: &mut Reactor<Log>) {
     for _ in 0..50 {
         reactor
@@ -60,7 +60,7 @@ fn settle(reactor: &mut Reactor<Log>) {
     }
 }
 
-/// Returns a reactor with a listener, and the peer of a new connection.
+/// Returns a reactor with a listener, its world, and the peer of a new connection.
 fn server() -> (Reactor<Log>, World, crate::os::sim::SimPeer) {
     let world = World::new(0);
     let mut reactor = preparing(world);
@@ -131,7 +131,7 @@ fn wrong_bytes_in_a_preparation_close_with_the_reason() {
     assert_eq!(reactor.stats().preparations_failed, 1);
 }
 
-/// Returns a reactor that connects to a peer, after the connect.
+/// Returns a client, its connection, which is being prepared, and the server.
 fn client() -> (Reactor<Log>, ConnId, Reactor<Log>) {
     let world = World::new(0);
     let mut server = Reactor::with_os(Log::default(), Config::default(), world.os())

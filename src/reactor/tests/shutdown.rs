@@ -11,7 +11,7 @@ const MS: Duration = Duration::from_millis(1);
 struct Log {
     world: World,
     events: Vec<String>,
-    /// Results of opening sockets at the start of each phase: a connect and a listener.
+    /// Two flags for each phase: a connect could begin, and a listener could be opened.
     opens: Vec<(bool, bool)>,
 }
 
@@ -172,7 +172,7 @@ fn second_shutdown_ends_the_phases_earlier_only() {
     assert_eq!(rig.run(), expected);
 }
 
-/// The budget would leave connections in the backlog, which the close of the listener resets.
+/// The accept budget leaves connections in the backlog. A close of the listener would reset them.
 #[test]
 fn drain_accepts_the_whole_backlog_first() {
     let mut rig = Rig::new(Config {

@@ -543,7 +543,7 @@ fn the_same_seed_gives_the_same_event_log() {
         world.set_loss_percent(50);
         for _ in 0..20 {
             peer.send(b"some words\nand others\n");
-            let to = reactor.local_addr(udp).expect("the listener is bound");
+            let to = reactor.local_addr(udp).expect("the socket is bound");
             client
                 .send_datagram(Some(to), b"word")
                 .expect("the datagram is sent");

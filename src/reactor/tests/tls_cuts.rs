@@ -92,7 +92,8 @@ impl Client {
         plaintext
     }
 
-    /// Runs a session with cuts at these offsets of the client's stream. Returns its length.
+    /// Runs a session with cuts at these offsets of the client's stream. Returns the length of the
+    /// stream.
     fn run(cuts: &[usize]) -> usize {
         let mut client = Self::new();
         while client.session.is_handshaking() {
@@ -129,7 +130,7 @@ fn session_is_the_same_for_every_cut_of_its_bytes() {
 
 /// Only the records after the handshake are cut, so that the test is fast.
 #[test]
-fn records_are_the_same_for_every_pair_of_cuts() {
+fn records_are_the_same_for_many_pairs_of_cuts() {
     let wire_of = |script: Script| {
         let peer = peer_of(script);
         let mut peer = peer.borrow_mut();
@@ -142,7 +143,7 @@ fn records_are_the_same_for_every_pair_of_cuts() {
     };
     let len = wire_of(Script::new()).len();
     for first in 1..len {
-        // The distances of the second cut cover a header, a whole record and the end.
+        // The second cuts of one first cut are 1 to 7 bytes apart.
         for second in (first + 1..len).step_by(1 + first % 7) {
             let mut reactor = Transport::Tls.reactor();
             let script = Script::new();
@@ -159,7 +160,7 @@ fn records_are_the_same_for_every_pair_of_cuts() {
     }
 }
 
-/// Ends a session after a number of bytes of its wire. Returns the close.
+/// Ends the stream of a session after its first `wire_len` bytes. Returns the close.
 fn end_after(wire_len: usize, wire: &[u8], script: Script) -> Closed {
     let mut reactor = Transport::Tls.reactor();
     let conn = open(&mut reactor, script, Framing::length_u8());
@@ -173,9 +174,10 @@ fn end_after(wire_len: usize, wire: &[u8], script: Script) -> Closed {
     closed
 }
 
-/// A FIN at every offset. Only the offset after the whole `close_notify` is a clean end.
+/// Sends the FIN at every third offset of 40 streams with payloads of 1 to 40 bytes. Only the
+/// offset after the whole `close_notify` is a clean end.
 #[test]
-fn fin_at_every_offset_is_truncated_except_after_close_notify() {
+fn fin_before_the_end_of_close_notify_is_truncated() {
     let (mut clean, mut truncated) = (0, 0);
     for round in 0..40 {
         let payload = [&[round][..], &vec![7; usize::from(round)]].concat();

@@ -37,7 +37,7 @@ pub(in crate::reactor) struct MemoryPeer {
     session: ClientConnection,
     /// Plaintext that was received so far.
     received: Vec<u8>,
-    /// Number of bytes of the wire that were received so far.
+    /// Number of bytes of the wire that were received since the handshake.
     wire_len: usize,
 }
 
@@ -125,7 +125,7 @@ pub(in crate::reactor) fn peer_of(script: Script) -> Rc<RefCell<MemoryPeer>> {
     with_pair(script, |pair| pair.peer.clone())
 }
 
-/// Returns the filter of a connection that opens.
+/// Creates the filter of a connection that opens.
 pub(in crate::reactor) fn filter_of(stream: &Stream) -> Filter {
     let Stream::Sim(socket) = stream else {
         panic!("the socket is not simulated: {stream:?}");
@@ -179,7 +179,8 @@ impl MemoryPeer {
         plaintext
     }
 
-    /// Returns the plaintext of the first bytes of the wire. Each call passes all bytes again.
+    /// Returns the plaintext of `wire`, all bytes since the handshake. Each call passes the bytes
+    /// of earlier calls again.
     pub(in crate::reactor) fn decrypt_again(&mut self, wire: &[u8]) -> Vec<u8> {
         self.receive(&wire[self.wire_len..]);
         self.received.clone()

@@ -28,8 +28,8 @@ pub(in crate::reactor) enum Transport {
 }
 
 /// Declares each of the functions as a test in `mod plain`, `mod filtered` and `mod tls`. The
-/// functions after `not over TLS` are no tests in `mod tls`. They expect sizes of reads, writes and
-/// buffers that TLS records change.
+/// functions after `not over TLS` are not in `mod tls`, because they expect lengths of reads,
+/// writes and buffers that TLS records change.
 macro_rules! on_all_transports {
     ($($(#[$attribute:meta])* $test:ident),+ $(,)? $(; not over TLS: $($other:ident),+ $(,)?)?) => {
         mod plain {
@@ -58,7 +58,7 @@ impl Transport {
         self == Self::Plain
     }
 
-    /// Returns true if bytes on the wire come before the FIN.
+    /// Returns true if the transport itself sends bytes before the FIN, such as `close_notify`.
     fn has_end(self) -> bool {
         !matches!(self, Self::Plain | Self::Filtered)
     }
@@ -114,7 +114,7 @@ impl Transport {
         }
     }
 
-    /// Returns the bytes on the wire that come before the FIN.
+    /// Returns the bytes that the transport itself sends before the FIN, such as `close_notify`.
     pub(in crate::reactor) fn end(self, script: Script) -> Vec<u8> {
         let _ = script;
         match self {
@@ -305,7 +305,7 @@ impl Peer {
         *script.get_or_insert_with(|| sim.faults())
     }
 
-    /// Sends the bytes that come before the FIN.
+    /// Sends the bytes that the transport itself needs before the FIN.
     fn send_end(&self) {
         if self.transport.has_end() {
             self.sim.send(&self.transport.end(self.script()));

@@ -2,8 +2,8 @@
 //!
 //! A [`Simulation`] runs any number of reactors with the program's own [`Handler`]s. The reactors
 //! run the code of a real program, but their sockets and their clock are simulated. A test runs
-//! virtual time, reads the state of the handlers, and uses raw [`Peer`]s that send and receive
-//! single bytes. It opens no socket, starts no thread and never sleeps.
+//! virtual time, reads the state of the handlers, and uses raw [`Peer`]s, which send and receive
+//! bytes without a framing. Such a test opens no network socket, starts no thread and never sleeps.
 //!
 //! The seed of a simulation determines the order in which reactors run, and each random decision of
 //! the network. So a run depends only on the seed and on the calls of the test, and is the same on
@@ -44,8 +44,8 @@
 //!
 //! # Reactors
 //!
-//! [`Simulation::reactor`] adds a reactor on a host of its own, and returns a [`Node`]. Indexing
-//! the simulation with the node gives the [`Reactor`], for [`listen`](crate::Reactor::listen),
+//! [`Simulation::reactor`] adds a reactor on a separate host, and returns a [`Node`]. Indexing the
+//! simulation with the node gives the [`Reactor`], for [`listen`](crate::Reactor::listen),
 //! [`with`](crate::Reactor::with) and [`handler`](crate::Reactor::handler). The hosts have the
 //! addresses 10.0.0.1, 10.0.0.2 and so on. Loopback addresses reach sockets of the same host. Unix
 //! addresses are shared by all hosts.

@@ -27,10 +27,11 @@ impl Simulation {
 
     /// Cuts the link from one host to another, in this direction only.
     ///
-    /// While the link is cut, datagrams, refusals and resets are lost. Connects and the bytes of
-    /// streams wait, and are sent when the link is [restored](Simulation::heal). Packets that are
-    /// on their way still arrive. A connect needs only the direction from the client to the server:
-    /// the replies of its handshake are not simulated.
+    /// While the link is cut, datagrams, reports of refused datagrams, and resets are lost.
+    /// Connects and the bytes of streams wait, and are sent when the link is
+    /// [restored](Simulation::heal). Packets that are on their way still arrive. A connect needs
+    /// only the direction from the client to the server: the replies of its handshake are not
+    /// simulated.
     ///
     /// # Panics
     ///

@@ -7,7 +7,7 @@ use std::{fmt, io};
 use crate::addr::Addr;
 use crate::os::sim::{PeerState, SimListener, SimPeer, SimSocket};
 
-/// Length of the longest datagram.
+/// Length of the buffer for a received datagram. No datagram is longer.
 const DATAGRAM_LEN_MAX: usize = 65_535;
 
 /// One end of a simulated connection that the test uses directly, without a reactor and a framing.
@@ -165,7 +165,8 @@ impl DatagramPeer {
         Ok(())
     }
 
-    /// Receives a datagram and its source. Returns `None` if none has arrived.
+    /// Receives a datagram and its source. Returns `None` if no datagram has arrived, or if the
+    /// receive fails.
     #[must_use]
     pub fn recv(self) -> Option<(Addr, Vec<u8>)> {
         let mut data = vec![0; DATAGRAM_LEN_MAX];

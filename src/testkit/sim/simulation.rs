@@ -20,7 +20,7 @@ use crate::reactor::Reactor;
 /// Maximum number of turns without any virtual time between them. More turns are an endless loop:
 /// a reactor that spins, or handlers that reply to each other without latency.
 const TURNS_AT_ONCE_MAX: u32 = 100_000;
-/// Virtual time that [`Simulation::expect`] waits at most.
+/// Maximum virtual time that [`Simulation::expect`] waits.
 const EXPECT_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// A simulated network with its reactors, and virtual time. See the
@@ -264,8 +264,9 @@ impl Simulation {
     ///
     /// # Panics
     ///
-    /// If the connect cannot begin: the address is not valid, no listener has the Unix address, or
-    /// its backlog is full, or 16,384 connects of raw peers are open.
+    /// If the connect cannot begin: the address is not valid or has another IP version than the
+    /// host, no listener has the Unix address, or its backlog is full, or 16,384 connects of raw
+    /// peers are open.
     pub fn connect(&mut self, addr: impl ToAddrs) -> Peer {
         self.connect_from(Self::PEER_IP, addr)
     }
@@ -320,8 +321,9 @@ impl Simulation {
         self.world.keep_log();
     }
 
-    /// Returns the event log. It has a line with the virtual time for each event of a poll, and for
-    /// each system call that moved data. It is empty without [`keep_log`](Simulation::keep_log).
+    /// Returns the event log. It has a line with the virtual time for each event of a poll, for
+    /// each read, write and send, and for each accept and receive that succeeded. It is empty
+    /// without [`keep_log`](Simulation::keep_log).
     #[must_use]
     pub fn log(&self) -> String {
         self.world.log()

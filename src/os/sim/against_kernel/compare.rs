@@ -41,7 +41,8 @@ impl Difference {
             .count()
     }
 
-    /// Returns the script as text, with the outcomes of both systems. `other` names the second one.
+    /// Returns the script as text, with the outcome of each step. If the outcomes differ, the
+    /// second one follows, with the name `other`.
     pub(super) fn report(&self, other: &str) -> String {
         let mut report = String::new();
         for (index, step) in self.steps.iter().enumerate() {

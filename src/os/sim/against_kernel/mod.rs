@@ -15,7 +15,8 @@ use step::Step;
 
 /// Number of random scripts in a normal test run.
 const SCRIPTS: u64 = 1000;
-/// Number of scripts that run on one thread. The end of the thread frees the memory of its worlds.
+/// Maximum number of scripts that run on one thread. The end of the thread frees the memory of its
+/// worlds.
 const SCRIPTS_PER_THREAD: usize = 1000;
 
 fn number_from(variable: &str) -> Option<u64> {

@@ -6,7 +6,7 @@ use crate::testkit::Random;
 /// Maximum number of sockets of a script.
 const SOCKETS_MAX: usize = 9;
 
-/// The state that makes a step useful: which sockets exist, and which are open.
+/// A random script so far, and its open sockets, so that the next step can use one of them.
 struct Generator {
     random: Random,
     steps: Vec<Step>,
@@ -16,7 +16,7 @@ struct Generator {
     unregistered: Vec<Name>,
     count: usize,
     family: Family,
-    /// True if the script fills buffers. Reads and writes of single lengths are then left out,
+    /// True if the script fills buffers. Reads and writes of fixed lengths are then left out,
     /// because their results depend on the lengths of the kernel's buffers.
     fills: bool,
 }

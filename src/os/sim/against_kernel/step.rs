@@ -52,7 +52,7 @@ pub(super) enum Step {
     Fill(Name),
     /// `read b 10`
     Read(Name, usize),
-    /// `drain b`: reads until the result is no byte count.
+    /// `drain b`: reads until the end of the stream or an error.
     Drain(Name),
     /// `has-unread b`
     HasUnread(Name),

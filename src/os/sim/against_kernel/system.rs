@@ -23,7 +23,7 @@ pub(super) type Outcomes = Vec<String>;
 /// Period of the bytes that a stream carries: byte `i` has the value `i % PERIOD`.
 const PERIOD: usize = 251;
 
-/// Maximum time of a `wait` step on the real system.
+/// Timeout of a `wait` step.
 const WAIT_MAX: Duration = Duration::from_millis(200);
 
 enum Socket {
