@@ -465,6 +465,8 @@ fn testkit_reports_a_payload_that_changes() {
     let cuts = Cuts::of(&framing).payloads(&[b"a\r\nb"]);
     let failure = cuts.try_check().expect_err("the codec rejects the payload");
     assert!(failure.what().contains("rejects the payload"), "{failure}");
+    let call = r#".payloads(&[b"a\r\nb"])"#;
+    assert!(failure.to_string().contains(call), "{failure}");
 }
 
 #[test]
@@ -486,6 +488,7 @@ fn testkit_reports_a_wrong_expectation() {
         failure.what(),
         "an error is expected, but the codec reports none"
     );
+    assert!(failure.to_string().contains(".expect_error()"), "{failure}");
 }
 
 #[test]

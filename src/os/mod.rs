@@ -321,8 +321,8 @@ const NO_BUFFERS: i32 = match () {
 /// `EMFILE` and `ENFILE`, which have no stable [`io::ErrorKind`]. Windows has one code for both.
 const NO_DESCRIPTORS: &[i32] = if cfg!(windows) { &[10024] } else { &[24, 23] };
 
-/// Returns true if a connect could not begin because this host lacks a descriptor, memory or a free
-/// port. The same connect may succeed later.
+/// Returns true if a connect could not begin because this host lacks a descriptor or memory, or
+/// because the local address is in use. The same connect may succeed later.
 pub(crate) fn lacks_resources(error: &io::Error) -> bool {
     let is_lack = |code| code == NO_BUFFERS || NO_DESCRIPTORS.contains(&code);
     matches!(

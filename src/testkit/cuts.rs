@@ -4,7 +4,7 @@ use std::iter;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use super::failure::Failure;
+use super::failure::{Failure, Literals};
 use super::probe::{self, Outcome, Stride};
 use super::random::Random;
 use super::read_side::ReadSide;
@@ -80,8 +80,8 @@ pub struct Cuts {
     /// End offsets of the pieces, if the stream is cut in only one way; `None` tries all cuts.
     ends: Option<Vec<usize>>,
     expected: Option<Vec<Vec<u8>>>,
-    /// Error message, if the framing rejected a payload.
-    refused: Option<String>,
+    /// The last payload that the framing rejected, and the error.
+    rejected: Option<(Vec<u8>, String)>,
     expects_error: bool,
     is_stateful: bool,
     frame_len_max: Option<usize>,
@@ -96,7 +96,7 @@ impl Cuts {
             stream: Vec::new(),
             ends: None,
             expected: None,
-            refused: None,
+            rejected: None,
             expects_error: false,
             is_stateful: false,
             frame_len_max: None,
@@ -121,12 +121,7 @@ impl Cuts {
         for payload in payloads {
             match framer.frame(payload) {
                 Ok(bytes) => stream.extend_from_slice(bytes),
-                Err(error) => {
-                    let payload = payload.escape_ascii();
-                    self.refused = Some(format!(
-                        "the framing rejects the payload b\"{payload}\": {error}"
-                    ));
-                }
+                Err(error) => self.rejected = Some((payload.to_vec(), error.to_string())),
             }
         }
         self.stream(&stream).expect(payloads)
@@ -193,12 +188,13 @@ impl Cuts {
     /// # Errors
     /// The failure, if the codec fails the test.
     pub fn try_check(&self) -> Result<(), Failure> {
-        if let Some(what) = &self.refused {
+        if let Some((payload, error)) = &self.rejected {
+            let payload = Literals(std::slice::from_ref(payload));
             return Err(Failure {
-                what: what.clone(),
+                what: format!("the framing rejects the payload {payload}: {error}"),
                 way: Way::Alone.describe(),
                 pieces: vec![self.stream.clone()],
-                expected: self.expected.clone(),
+                calls: vec![format!(".payloads(&[{payload}])")],
             });
         }
         let whole = Trial::of(self, &self.stream, self.expected.as_deref())?;
@@ -259,7 +255,10 @@ impl Cuts {
                     what: format!("{what}, if the last piece is repeated"),
                     way: Way::Through.describe(),
                     pieces: vec![head.to_vec(), piece.to_vec()],
-                    expected: None,
+                    calls: vec![
+                        format!(".stream(b\"{}\")", head.escape_ascii()),
+                        format!(".frame_len_max({limit})"),
+                    ],
                 });
             }
         }
@@ -403,11 +402,22 @@ impl<'a> Trial<'a> {
     }
 
     fn failure(&self, what: String, way: Way, ends: &[usize]) -> Failure {
+        let pieces: Vec<_> = pieces(self.stream, ends).map(<[u8]>::to_vec).collect();
+        let mut calls = vec![format!(".pieces(&[{}])", Literals(&pieces))];
+        if let Some(frames) = self.frames {
+            calls.push(format!(".expect(&[{}])", Literals(frames)));
+        }
+        if self.cuts.expects_error {
+            calls.push(".expect_error()".to_owned());
+        }
+        if self.cuts.is_stateful {
+            calls.push(".stateful()".to_owned());
+        }
         Failure {
             what,
             way: way.describe(),
-            pieces: pieces(self.stream, ends).map(<[u8]>::to_vec).collect(),
-            expected: self.frames.map(<[_]>::to_vec),
+            pieces,
+            calls,
         }
     }
 }

@@ -12,7 +12,8 @@ pub struct Failure {
     pub(super) what: String,
     pub(super) way: &'static str,
     pub(super) pieces: Vec<Vec<u8>>,
-    pub(super) expected: Option<Vec<Vec<u8>>>,
+    /// Calls that repeat the failure, between `Cuts::of` and `check`.
+    pub(super) calls: Vec<String>,
 }
 
 impl Failure {
@@ -39,9 +40,8 @@ impl fmt::Display for Failure {
         )?;
         writeln!(f)?;
         writeln!(f, "    unstick::testkit::Cuts::of(&framing)")?;
-        writeln!(f, "        .pieces(&[{}])", Literals(&self.pieces))?;
-        if let Some(frames) = &self.expected {
-            writeln!(f, "        .expect(&[{}])", Literals(frames))?;
+        for call in &self.calls {
+            writeln!(f, "        {call}")?;
         }
         write!(f, "        .check();")
     }

@@ -162,6 +162,20 @@ fn raw_listener_accepts_a_reactor() {
 }
 
 #[test]
+fn accepted_peer_buffers_any_number_of_bytes() {
+    let mut sim = Simulation::new(4);
+    let listener = sim.listen("10.1.0.1:80");
+    let client = sim.connect("10.1.0.1:80");
+    sim.run_for(MS);
+    let server = listener.accept().expect("the connect has arrived");
+    let sent: Vec<u8> = (0..1_000_000_u32).map(|at| at.to_le_bytes()[0]).collect();
+    server.send(&sent);
+    server.half_close();
+    sim.expect(client, &sent);
+    assert_eq!(server.unsent_len(), 0);
+}
+
+#[test]
 fn hosts_have_ports_and_loopback_of_their_own() {
     let mut sim = Simulation::new(1);
     let (first, _) = echo(&mut sim);

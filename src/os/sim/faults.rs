@@ -101,7 +101,7 @@ impl Faults {
         would_block_percent(percent: u8) => would_block_percent = percent;
 
         /// Sets the percentage of calls that a signal interrupts. The reactor repeats these calls.
-        /// Default: 0.
+        /// Connects are excepted, because they do not wait. Default: 0.
         interrupted_percent(percent: u8) => interrupted_percent = percent;
 
         /// Sets the percentage of calls that fail with an error of the system or the network.
@@ -183,7 +183,8 @@ impl State {
         let faults = &self.hosts[host].faults.random;
         let (error, interrupted) = (faults.error_percent, faults.interrupted_percent);
         let would_block = faults.would_block_percent;
-        if self.random.is_percent(interrupted) {
+        // A connect does not wait, so no signal interrupts it.
+        if call != Call::Connect && self.random.is_percent(interrupted) {
             return Err(ErrorKind::Interrupted.into());
         }
         if call != Call::Connect && self.random.is_percent(would_block) {

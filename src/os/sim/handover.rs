@@ -22,11 +22,15 @@ pub(super) struct StandIn {
 }
 
 impl SimSocket {
-    /// Deregisters a stream, and returns a descriptor that stands for it. Returns `None` if the
-    /// process has no descriptor left.
+    /// Deregisters a stream, and returns a descriptor that stands for it. Closes the stream and
+    /// returns `None` if the process has no descriptor left.
     pub(crate) fn detach(self) -> Option<OwnedSocket> {
-        let (given, kept) = UnixStream::pair().ok()?;
-        kept.set_nonblocking(true).ok()?;
+        let pair = UnixStream::pair()
+            .and_then(|(given, kept)| kept.set_nonblocking(true).map(|()| (given, kept)));
+        let Ok((given, kept)) = pair else {
+            self.close();
+            return None;
+        };
         self.with(|state, socket| {
             state.sockets[socket].registration = None;
             state.stream(socket).script.was_deregistered();

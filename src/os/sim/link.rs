@@ -182,8 +182,11 @@ impl World {
 
 impl State {
     /// Sends a packet: performs its action when it arrives. A packet to an address that no host has
-    /// is lost.
+    /// is lost. The bytes of Unix sockets arrive at once, because no link carries them.
     pub(super) fn send(&mut self, action: Action) {
+        if self.is_between_unix_sockets(&action) {
+            return self.perform(action);
+        }
         let Some(way) = self.way_of(&action) else {
             return;
         };
@@ -234,7 +237,10 @@ impl State {
     /// Makes `len` bytes of a stream arrive at the host of its peer, in segments and after the
     /// latency. If `fin` is true, the FIN follows them.
     pub(super) fn send_bytes(&mut self, from: usize, len: usize, fin: bool) {
-        let way = self.way_of(&Action::Arrive { from, len, fin });
+        let way = match self.stream(from).is_unix() {
+            true => None,
+            false => self.way_of(&Action::Arrive { from, len, fin }),
+        };
         let segment_len_max = way.map_or(usize::MAX, |way| self.links.link(way).segment_len_max);
         let mut left = len;
         while left > 0 {
@@ -296,6 +302,16 @@ impl State {
             self.schedule(at, action);
         } else {
             self.perform(action);
+        }
+    }
+
+    fn is_between_unix_sockets(&mut self, action: &Action) -> bool {
+        match *action {
+            Action::Syn(socket, _)
+            | Action::Arrive { from: socket, .. }
+            | Action::Reset(socket) => self.stream(socket).is_unix(),
+            Action::Datagram { to, .. } => self.sockets[to].local.inet().is_none(),
+            _ => false,
         }
     }
 

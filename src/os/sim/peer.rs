@@ -85,6 +85,13 @@ impl SimListener {
         self.0.accept().ok().map(|(socket, _)| SimPeer(socket))
     }
 
+    /// Accepts a connection. The send buffer of the peer has no limit.
+    pub(crate) fn accept_raw(self) -> Option<SimPeer> {
+        let peer = self.accept()?;
+        peer.0.set_raw();
+        Some(peer)
+    }
+
     pub(crate) fn local_addr(self) -> Addr {
         self.0.local_addr()
     }
@@ -114,10 +121,18 @@ impl SimPeer {
         self.0.local_addr()
     }
 
-    /// Receives at most `len` bytes that have arrived. The end of the stream or an error is left
-    /// for a later read.
+    /// Receives at most `len` bytes that have arrived. The bytes that wait for space in the receive
+    /// buffer are received too. The end of the stream or an error is left for a later read.
     pub(crate) fn recv_arrived(self, len: usize) -> Vec<u8> {
-        self.recv_up_to(self.0.unread_len().min(len))
+        let mut received = Vec::new();
+        loop {
+            let len = self.0.unread_len().min(len - received.len());
+            let bytes = self.recv_up_to(len);
+            if bytes.is_empty() {
+                return received;
+            }
+            received.extend(bytes);
+        }
     }
 
     /// Receives all available bytes.

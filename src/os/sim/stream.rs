@@ -117,6 +117,10 @@ impl Stream {
         self.is_raw && self.has_sent_fin
     }
 
+    pub(super) fn is_unix(&self) -> bool {
+        self.is_unix
+    }
+
     pub(super) fn ready(&self) -> Ready {
         if self.is_scripted || self.is_connecting && self.error.is_none() {
             return Ready::NONE;

@@ -114,7 +114,7 @@ impl PeerListener {
     /// Accepts a connection. Returns `None` if no connection waits.
     #[must_use]
     pub fn accept(self) -> Option<Peer> {
-        self.listener.accept().map(Peer::new)
+        self.listener.accept_raw().map(Peer::new)
     }
 
     /// Returns the address of the listener.

@@ -72,7 +72,7 @@ fn are_equal(steps: &[Step], simulated: &Outcomes, real: &Outcomes) -> bool {
         let is_of_fin = |event: &&str| shut.contains(*event) && !simulated.contains(*event);
         let has_news = |event: &&str| !is_of_fin(event);
         simulated == real
-            || matches!(step, Step::Poll | Step::Wait)
+            || matches!(step, Step::Poll)
                 && *simulated
                     == real
                         .split(' ')
@@ -91,31 +91,9 @@ fn known_difference(step: Step, simulated: &str, real: &str) -> Option<&'static 
     }
 }
 
-/// A counter. Each run on the kernel gets its own number, which determines its addresses.
-#[derive(Debug)]
-pub(super) struct Unique(pub(super) u32);
-
-impl Unique {
-    /// Returns a counter for the scripts from the seed `seed` on. There are 16 numbers for each
-    /// seed, so that threads with other seeds use other numbers.
-    pub(super) fn from_seed(seed: u64) -> Self {
-        let seed = u32::try_from(seed % (1 << 28)).expect("the remainder fits into 28 bits");
-        Self(seed * 16)
-    }
-
-    fn next(&mut self) -> u32 {
-        self.0 = self.0.wrapping_add(1);
-        self.0
-    }
-}
-
 /// Runs a script on both systems and compares the outcomes with the expected ones. Returns a
 /// report if they differ.
-pub(super) fn check_fact(
-    steps: &[Step],
-    expected: &Outcomes,
-    unique: &mut Unique,
-) -> Result<(), String> {
+pub(super) fn check_fact(steps: &[Step], expected: &Outcomes) -> Result<(), String> {
     let difference = |simulated: &Outcomes, real: &Outcomes| Difference {
         steps: steps.to_vec(),
         simulated: simulated.clone(),
@@ -126,7 +104,7 @@ pub(super) fn check_fact(
         let report = difference(expected, &simulated).report("simulated");
         return Err(report);
     }
-    match compare(steps, unique) {
+    match compare(steps) {
         Ok(_) => Ok(()),
         Err(difference) => Err(difference.report("kernel")),
     }
@@ -134,14 +112,14 @@ pub(super) fn check_fact(
 
 /// Runs a script on both systems. Returns the number of repetitions on the kernel until the
 /// outcomes were equal.
-pub(super) fn compare(steps: &[Step], unique: &mut Unique) -> Result<usize, Difference> {
+pub(super) fn compare(steps: &[Step]) -> Result<usize, Difference> {
     let simulated = system::simulate(steps);
-    let mut real = system::execute(steps, unique.next(), Duration::ZERO);
+    let mut real = system::execute(steps, Duration::ZERO);
     for (repetition, patience) in PATIENCE.iter().enumerate() {
         if are_equal(steps, &simulated, &real) {
             return Ok(repetition);
         }
-        real = system::execute(steps, unique.next(), *patience);
+        real = system::execute(steps, *patience);
     }
     if are_equal(steps, &simulated, &real) {
         return Ok(PATIENCE.len());
@@ -160,9 +138,9 @@ pub(super) fn compare(steps: &[Step], unique: &mut Unique) -> Result<usize, Diff
 }
 
 /// Removes steps from a script as long as its outcomes differ.
-pub(super) fn shrink(mut difference: Difference, unique: &mut Unique) -> Difference {
+pub(super) fn shrink(mut difference: Difference) -> Difference {
     let end = (difference.at() + 1).min(difference.steps.len());
-    if let Err(shorter) = compare(&difference.steps[..end], unique) {
+    if let Err(shorter) = compare(&difference.steps[..end]) {
         difference = shorter;
     }
     let mut index = difference.steps.len();
@@ -170,7 +148,7 @@ pub(super) fn shrink(mut difference: Difference, unique: &mut Unique) -> Differe
         index -= 1;
         let mut steps = difference.steps.clone();
         steps.remove(index);
-        if let Err(shorter) = compare(&steps, unique) {
+        if let Err(shorter) = compare(&steps) {
             difference = shorter;
             index = index.min(difference.steps.len());
         }

@@ -10,7 +10,7 @@ mod random;
 mod step;
 mod system;
 
-use compare::{Unique, check_fact, compare, shrink};
+use compare::{check_fact, compare, shrink};
 use step::Step;
 
 /// Number of random scripts in a normal test run.
@@ -36,10 +36,9 @@ fn steps_of(fact: &str) -> (Vec<Step>, Vec<String>) {
 }
 
 fn check_facts(facts: &[(&str, &str)]) {
-    let mut unique = Unique(0);
     let reports = facts.iter().filter_map(|(name, fact)| {
         let (steps, expected) = steps_of(fact);
-        let report = check_fact(&steps, &expected, &mut unique).err()?;
+        let report = check_fact(&steps, &expected).err()?;
         Some(format!("{name}:\n{report}"))
     });
     let reports: Vec<String> = reports.collect();
@@ -64,14 +63,13 @@ fn epoll_tests_of_linux_and_gvisor_pass_on_both_systems() {
 /// Compares the scripts of some seeds on both systems. Returns the number of repeated runs, and a
 /// report of each difference.
 fn compare_seeds(seeds: std::ops::Range<u64>) -> (usize, Vec<String>) {
-    let mut unique = Unique::from_seed(seeds.start);
     let mut repetitions = 0;
     let mut reports = Vec::new();
     for seed in seeds {
-        match compare(&random::script(seed), &mut unique) {
+        match compare(&random::script(seed)) {
             Ok(repeated) => repetitions += repeated,
             Err(difference) => {
-                let report = shrink(difference, &mut unique).report("kernel");
+                let report = shrink(difference).report("kernel");
                 reports.push(format!("seed {seed}:\n{report}"));
             }
         }

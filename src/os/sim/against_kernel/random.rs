@@ -23,8 +23,7 @@ struct Generator {
 
 /// Returns the script of a seed.
 pub(super) fn script(seed: u64) -> Vec<Step> {
-    let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    random.below(2);
+    let mut random = Random::new(seed);
     let family = if random.below(4) == 0 {
         Family::Unix
     } else {

@@ -74,8 +74,6 @@ pub(super) enum Step {
     AwaitWritable(Name, bool),
     /// `poll`: returns the pending events.
     Poll,
-    /// `wait`: waits for the next events.
-    Wait,
     /// `sleep 50`, in milliseconds
     Sleep(u32),
 }
@@ -151,7 +149,6 @@ impl fmt::Display for Step {
             Self::AwaitWritable(name, true) => write!(f, "await-writable {name} on"),
             Self::AwaitWritable(name, false) => write!(f, "await-writable {name} off"),
             Self::Poll => f.write_str("poll"),
-            Self::Wait => f.write_str("wait"),
             Self::Sleep(millis) => write!(f, "sleep {millis}"),
         }
     }
@@ -198,7 +195,6 @@ impl FromStr for Step {
             ["await-writable", name, "on"] => Self::AwaitWritable(name.parse()?, true),
             ["await-writable", name, "off"] => Self::AwaitWritable(name.parse()?, false),
             ["poll"] => Self::Poll,
-            ["wait"] => Self::Wait,
             ["sleep", millis] => Self::Sleep(number(millis)?),
             _ => return Err(format!("{line:?} is not a step")),
         })

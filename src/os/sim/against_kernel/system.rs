@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::step::{Family, Name, Step, To};
@@ -22,9 +23,6 @@ pub(super) type Outcomes = Vec<String>;
 
 /// Period of the bytes that a stream carries: byte `i` has the value `i % PERIOD`.
 const PERIOD: usize = 251;
-
-/// Timeout of a `wait` step.
-const WAIT_MAX: Duration = Duration::from_millis(200);
 
 enum Socket {
     Listener(Listener),
@@ -57,10 +55,12 @@ pub(super) fn simulate(steps: &[Step]) -> Outcomes {
     Run::new(os, Ipv4Addr::LOCALHOST, "/sim/".into()).outcomes(steps)
 }
 
-/// Runs a script on the kernel, over the loopback interface. `unique` is a number that no other
-/// run of this process has.
-pub(super) fn execute(steps: &[Step], unique: u32, patience: Duration) -> Outcomes {
-    let mut random = Random(u64::from(unique) << 32 | u64::from(std::process::id()));
+/// Runs a script on the kernel, over the loopback interface. The number of the run in this process
+/// determines the addresses of the script.
+pub(super) fn execute(steps: &[Step], patience: Duration) -> Outcomes {
+    static RUNS: AtomicU32 = AtomicU32::new(0);
+    let unique = RUNS.fetch_add(1, Ordering::Relaxed);
+    let mut random = Random::new(u64::from(unique) << 32 | u64::from(std::process::id()));
     let [second, third, fourth] =
         [(); 3].map(|()| u8::try_from(random.below(254)).expect("the number is below 254") + 1);
     let os = Os::real().expect("a poll can be opened");
@@ -100,7 +100,6 @@ impl Run {
                 }
                 return self.events(Duration::ZERO);
             }
-            Step::Wait => return self.events(WAIT_MAX),
             Step::Sleep(millis) => {
                 let time = Duration::from_millis(millis.into());
                 match &self.os {
