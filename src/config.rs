@@ -291,7 +291,7 @@ pub struct Config {
     /// Maximum number of events in a [recording](crate::cutmap). If it is reached, the oldest
     /// events are discarded. Zero records nothing.
     ///
-    /// Each event takes 72 bytes. No memory is used until recording begins.
+    /// Each event takes 64 bytes. No memory is used until recording begins.
     ///
     /// Default: 65,536, about one minute at 1,000 events a second.
     pub recording_events_max: usize,

@@ -113,6 +113,34 @@ pub(crate) const ALL: &[Experiment] = &[
         why: "A larger buffer holds more messages at a time, so it cuts fewer and glues more.",
     },
     Experiment {
+        name: "tls-glued",
+        title: "Ten sends in one turn of the loop, over TLS",
+        transport: "tcp",
+        set: &[
+            ("tls", "on"),
+            ("gather", "on"),
+            ("size", "4000"),
+            ("delay", "20"),
+        ],
+        why: "Each TLS record has the next 16384 bytes of the output, so it glues sends, and cuts \
+              the last one. A read then glues the records.",
+    },
+    Experiment {
+        name: "tls-cut",
+        title: "Messages longer than a TLS record",
+        transport: "tcp",
+        set: &[
+            ("tls", "on"),
+            ("count", "4"),
+            ("size", "20000"),
+            ("framing", "u32"),
+            ("read", "10000"),
+            ("delay", "20"),
+        ],
+        why: "A TLS record has at most 16384 bytes of plaintext, so a longer send is cut into \
+              records. The reads cut the records again, at other offsets.",
+    },
+    Experiment {
         name: "udp",
         title: "Ten messages over UDP, and a late receiver",
         transport: "udp",
@@ -213,15 +241,17 @@ impl Experiment {
         match self.name {
             "nodelay" | "pauses" => outcome.glued == 0,
             "nagle" | "late-reader" | "gathered" => outcome.glued > 0,
+            "tls-glued" => outcome.glued_in_records > 0,
             "udp-lost" => outcome.lost > 0,
             _ => true,
         }
     }
 
-    /// Returns the group of the experiment: cut, udp, framing or glued.
+    /// Returns the group of the experiment: cut, tls, udp, framing or glued.
     pub(crate) fn group(&self) -> &'static str {
         match self.name {
             "large-message" | "small-receive-buffer" | "small-reads" | "bigger-buffers" => "cut",
+            name if name.starts_with("tls") => "tls",
             name if name.starts_with("udp") => "udp",
             name if name.contains("framed") => "framing",
             _ => "glued",
@@ -287,6 +317,13 @@ fn explain(outcome: &Outcome) -> &'static str {
             (0, _) => "Datagrams that do not fit into the receiver's queue are dropped silently.",
             _ => "The part of a datagram that exceeds the receive slot is dropped.",
         };
+    }
+    if outcome.cut_by_records > 0 {
+        return "A TLS record has at most 16384 bytes of plaintext, so a longer send is cut into \
+                records.";
+    }
+    if outcome.glued_in_records > 0 {
+        return "A TLS record has the next bytes of the output, from any number of sends.";
     }
     match (outcome.glued > 0, outcome.cut > 0) {
         (false, false) => {

@@ -23,6 +23,8 @@ pub(crate) struct Knobs {
     pub(crate) gather: bool,
     /// Turns on Nagle's algorithm, which means no `TCP_NODELAY`.
     pub(crate) nagle: bool,
+    /// Uses TLS over TCP, with a self-signed certificate.
+    pub(crate) tls: bool,
     /// `SO_SNDBUF` of the sender in bytes; zero keeps the default.
     pub(crate) send_buffer: usize,
     /// `SO_RCVBUF` of the receiver in bytes; zero keeps the default.
@@ -46,6 +48,7 @@ impl Default for Knobs {
             gap: 0,
             gather: false,
             nagle: false,
+            tls: false,
             send_buffer: 0,
             receive_buffer: 0,
             delay: 0,
@@ -127,7 +130,7 @@ pub(crate) const NUMBERS: [Number; 8] = [
 /// An on/off setting: its name, field, and description.
 type Switch = (&'static str, fn(&mut Knobs) -> &mut bool, &'static str);
 
-pub(crate) const SWITCHES: [Switch; 2] = [
+pub(crate) const SWITCHES: [Switch; 3] = [
     (
         "nagle",
         |knobs| &mut knobs.nagle,
@@ -138,6 +141,7 @@ pub(crate) const SWITCHES: [Switch; 2] = [
         |knobs| &mut knobs.gather,
         "all sends in one turn of the loop",
     ),
+    ("tls", |knobs| &mut knobs.tls, "TLS over TCP; not for UDP"),
 ];
 
 pub(crate) const FRAMINGS: [&str; 10] = [

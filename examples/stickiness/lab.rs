@@ -9,10 +9,14 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use unstick::cutmap::{CutMap, Recording};
-use unstick::{Config, ConnId, Context, Datagram, Handler, Origin, Reactor, SocketId, UdpId};
+use unstick::{
+    Config, ConnId, ConnectOptions, Context, Datagram, Handler, ListenOptions, Origin, Reactor,
+    SocketId, UdpId,
+};
 
 use crate::knobs::Knobs;
 use crate::outcome::Outcome;
+use crate::tls;
 
 /// Maximum time that a run may take beyond its planned duration. Then the run ends with the
 /// messages that were received so far.
@@ -62,14 +66,22 @@ impl Handler for Endpoint {
 /// Runs the settings over TCP and returns the result.
 pub(crate) fn run_tcp(knobs: &Knobs, report: &mut dyn FnMut(Progress)) -> io::Result<Outcome> {
     let mut receiver = Reactor::with_config(Endpoint::default(), receiver_config(knobs))?;
-    let listener = receiver.listen("127.0.0.1:0", knobs.framing())?;
+    let (mut listening, mut connecting) = (ListenOptions::new(), ConnectOptions::new());
+    if knobs.tls {
+        let (server, client) = tls::configs()?;
+        listening = listening.tls(server);
+        connecting = connecting.tls(client, tls::server_name());
+    }
+    let listener =
+        receiver.with(|_, cx| cx.listen_with("127.0.0.1:0", knobs.framing(), &listening))?;
     set_receive_buffer(&mut receiver, listener, knobs)?;
     let addr = receiver.local_inet_addr(listener)?;
     let mut sender = Reactor::with_config(Endpoint::default(), sender_config(knobs))?;
-    sender.connect(addr, knobs.framing(), ());
+    sender.with(|_, cx| cx.connect_with(addr, knobs.framing(), (), &connecting));
     let (tx, rx) = open(&mut sender, &mut receiver)?;
     prepare(&mut sender, tx, &mut receiver, rx, knobs)?;
 
+    let segments_before = segments(&mut sender, tx);
     let mut run = Run::new(knobs, report);
     let total = knobs.count * knobs.size;
     let is_raw = knobs.framing == "raw";
@@ -86,7 +98,9 @@ pub(crate) fn run_tcp(knobs: &Knobs, report: &mut dyn FnMut(Progress)) -> io::Re
             }
         },
     )?;
-    let segments = sender.with(|_, cx| cx.segments(tx)).ok();
+    // With TLS, the handshake had segments too.
+    let segments = segments(&mut sender, tx).zip(segments_before);
+    let segments = segments.map(|(now, before)| now.saturating_sub(before));
     let (sent, received) = (take(&mut sender), take(&mut receiver));
     let map = CutMap::join((&sent, tx), (&received, rx));
     let messages = &receiver.handler().messages;
@@ -331,6 +345,13 @@ fn prepare(
     sender.with(|_, cx| cx.record_all());
     receiver.with(|_, cx| cx.record(rx))?;
     Ok(())
+}
+
+/// Returns the number of data segments sent so far, if the kernel reports it. Retransmitted
+/// segments are not caused by the program, so they are not counted.
+fn segments(sender: &mut Reactor<Endpoint>, tx: ConnId) -> Option<u32> {
+    let counted = sender.with(|_, cx| cx.segments(tx)).ok()?;
+    Some(counted.sent.saturating_sub(counted.retransmitted))
 }
 
 fn take(reactor: &mut Reactor<Endpoint>) -> Recording {

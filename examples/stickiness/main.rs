@@ -16,6 +16,7 @@ mod outcome;
 mod page;
 mod server;
 mod terminal;
+mod tls;
 
 use std::error::Error;
 use std::io::{self, Write};
@@ -28,8 +29,9 @@ use knobs::{FRAMINGS, Knobs, NUMBERS, SWITCHES};
 use outcome::Outcome;
 
 const HELP: &str = "\
-Shows on real sockets how TCP glues messages together and cuts them, how UDP keeps
-or loses them, and how framing restores them on TCP. All traffic stays on loopback.
+Shows on real sockets how TCP and TLS glue messages together and cut them, how UDP
+keeps or loses them, and how framing restores them on TCP. All traffic stays on
+loopback.
 
 Usage: stickiness [EXPERIMENT]... [OPTION]...
 

@@ -3,16 +3,19 @@
 
 use std::fmt::Write;
 
-use unstick::cutmap::{CutMap, Event, EventKind, Segments, Span};
+use unstick::cutmap::{CutMap, Event, EventKind, FrameSpan, Span, TlsRecordSpan};
 
 use crate::knobs::Knobs;
 
 /// A range of bytes that was sent, written, read or decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Block {
-    /// Offset in the stream of a TCP run, or number of the datagram in a UDP run.
+    /// Offset in the stream of a TCP run, or number of the datagram in a UDP run. With TLS, it is
+    /// the offset of the plaintext in the block.
     pub(crate) offset: u64,
     pub(crate) len: u64,
+    /// Offset and length on the wire of a TLS record, or of a write or read with TLS.
+    pub(crate) wire: Option<(u64, u64)>,
     /// Time since the start of the recording, in microseconds.
     pub(crate) t_us: u128,
     /// Length of the header in bytes; 0 without a header.
@@ -26,8 +29,12 @@ pub(crate) struct Outcome {
     pub(crate) transport: &'static str,
     pub(crate) knobs: Knobs,
     pub(crate) sends: Vec<Block>,
+    /// TLS records sent; empty without TLS.
+    pub(crate) records_sent: Vec<Block>,
     pub(crate) writes: Vec<Block>,
     pub(crate) reads: Vec<Block>,
+    /// TLS records received; empty without TLS.
+    pub(crate) records_received: Vec<Block>,
     pub(crate) frames: Vec<Block>,
     /// Number of segments sent, if the kernel reports it.
     pub(crate) segments: Option<u32>,
@@ -39,6 +46,10 @@ pub(crate) struct Outcome {
     pub(crate) glued: usize,
     /// Number of sends that arrived in several reads.
     pub(crate) cut: usize,
+    /// Number of sends in one TLS record with another send.
+    pub(crate) glued_in_records: usize,
+    /// Number of sends in several TLS records.
+    pub(crate) cut_by_records: usize,
     /// Number of frames whose header arrived in several reads.
     pub(crate) split_headers: usize,
     /// Number of messages that arrived unchanged.
@@ -50,31 +61,34 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
-    pub(crate) fn of_tcp(
-        knobs: &Knobs,
-        map: &CutMap,
-        segments: Option<Segments>,
-        whole: usize,
-    ) -> Self {
+    pub(crate) fn of_tcp(knobs: &Knobs, map: &CutMap, segments: Option<u32>, whole: usize) -> Self {
         let sum = map.summary();
-        let frame = |frame: &unstick::cutmap::FrameSpan| Block {
+        let frame = |frame: &FrameSpan| Block {
             header: frame.header_len,
             ..block(&frame.span)
         };
+        let blocks = |spans: &[Span], records: &[TlsRecordSpan]| match records {
+            [] => spans.iter().map(block).collect(),
+            _ => spans.iter().map(|span| on_wire(span, records)).collect(),
+        };
+        let (sent, received) = (map.tls_records_sent(), map.tls_records_received());
         let mut outcome = Self {
             experiment: "custom".to_owned(),
             transport: "tcp",
             knobs: knobs.clone(),
             sends: map.sends().iter().map(block).collect(),
-            writes: map.writes().iter().map(block).collect(),
-            reads: map.reads().iter().map(block).collect(),
+            records_sent: sent.iter().map(record).collect(),
+            writes: blocks(map.writes(), sent),
+            reads: blocks(map.reads(), received),
+            records_received: received.iter().map(record).collect(),
             frames: map.frames().iter().map(frame).collect(),
-            // Retransmitted segments are not caused by the program, so they are not counted.
-            segments: segments.map(|counted| counted.sent.saturating_sub(counted.retransmitted)),
+            segments,
             truncated: 0,
             lost: knobs.count.saturating_sub(whole),
             glued: sum.glued_sends,
             cut: sum.cut_sends,
+            glued_in_records: sum.sends_glued_in_records,
+            cut_by_records: sum.sends_cut_by_records,
             split_headers: sum.split_headers,
             whole,
             happened: String::new(),
@@ -97,6 +111,7 @@ impl Outcome {
             len: event.len,
             t_us: event.at.as_micros(),
             header: 0,
+            wire: None,
         };
         let is_sent = |event: &&Event| event.kind == EventKind::DatagramSent;
         let sent: Vec<_> = sent
@@ -114,7 +129,9 @@ impl Outcome {
             knobs: knobs.clone(),
             lost: sent.len().saturating_sub(reads.len()),
             sends: sent.clone(),
+            records_sent: Vec::new(),
             writes: sent,
+            records_received: Vec::new(),
             frames: reads.clone(),
             whole: reads.len() - truncated,
             reads,
@@ -122,6 +139,8 @@ impl Outcome {
             truncated,
             glued: 0,
             cut: 0,
+            glued_in_records: 0,
+            cut_by_records: 0,
             split_headers: 0,
             happened: String::new(),
             why: String::new(),
@@ -132,14 +151,20 @@ impl Outcome {
 
     fn summarise_tcp(&self) -> String {
         let mut sentence = format!(
-            "{} in {} arrived in {}",
+            "{} in {}{} arrived in {}",
             counted(self.sends.len(), "send"),
+            match self.records_sent.len() {
+                0 => String::new(),
+                count => counted(count, "TLS record") + " and ",
+            },
             counted(self.writes.len(), "write"),
             counted(self.reads.len(), "read"),
         );
         let defects = [
             (self.glued, "glued"),
             (self.cut, "cut"),
+            (self.glued_in_records, "glued in a record"),
+            (self.cut_by_records, "cut into several records"),
             (self.split_headers, "with a split header"),
         ];
         let defects: Vec<_> = defects
@@ -204,11 +229,16 @@ impl Outcome {
         );
         let lists = [
             ("sends", &self.sends),
+            ("records_sent", &self.records_sent),
             ("writes", &self.writes),
             ("reads", &self.reads),
+            ("records_received", &self.records_received),
             ("frames", &self.frames),
         ];
         for (name, blocks) in lists {
+            if self.records_sent.is_empty() && name.starts_with("records") {
+                continue;
+            }
             let blocks: Vec<_> = blocks.iter().map(block_json).collect();
             let _ = write!(json, r#","{name}":[{}]"#, blocks.join(","));
         }
@@ -221,6 +251,8 @@ impl Outcome {
             ("lost", self.lost),
             ("glued", self.glued),
             ("cut", self.cut),
+            ("glued_in_records", self.glued_in_records),
+            ("cut_by_records", self.cut_by_records),
             ("split_headers", self.split_headers),
             ("whole", self.whole),
         ];
@@ -244,6 +276,41 @@ fn block(span: &Span) -> Block {
         len: span.len,
         t_us: span.at.as_micros(),
         header: 0,
+        wire: None,
+    }
+}
+
+fn record(record: &TlsRecordSpan) -> Block {
+    Block {
+        wire: Some((record.wire.offset, record.wire.len)),
+        ..block(&record.span)
+    }
+}
+
+/// Returns the block of a write or read, whose span is on the wire.
+fn on_wire(span: &Span, records: &[TlsRecordSpan]) -> Block {
+    let offset = plaintext_at(records, span.offset);
+    Block {
+        offset,
+        len: plaintext_at(records, span.range().end) - offset,
+        wire: Some((span.offset, span.len)),
+        ..block(span)
+    }
+}
+
+/// Returns the plaintext offset of a byte on the wire. A byte of a header or of an authentication
+/// tag has the offset of the next byte of plaintext.
+fn plaintext_at(records: &[TlsRecordSpan], wire_offset: u64) -> u64 {
+    /// Length of the header of a TLS record, in bytes.
+    const HEADER_LEN: u64 = 5;
+
+    let index = records.partition_point(|record| record.wire.range().end <= wire_offset);
+    match records.get(index) {
+        Some(TlsRecordSpan { span, wire, .. }) => {
+            let len = wire_offset.saturating_sub(wire.offset + HEADER_LEN);
+            span.offset + len.min(span.len)
+        }
+        None => records.last().map_or(0, |last| last.span.range().end),
     }
 }
 
@@ -251,14 +318,18 @@ fn block_json(block: &Block) -> String {
     let Block {
         offset,
         len,
+        wire,
         t_us,
         header,
     } = block;
+    let wire = wire.map_or_else(String::new, |(offset, len)| {
+        format!(r#","wire_offset":{offset},"wire_len":{len}"#)
+    });
     let header = match header {
         0 => String::new(),
         len => format!(r#","header":{len}"#),
     };
-    format!(r#"{{"offset":{offset},"len":{len},"t_us":{t_us}{header}}}"#)
+    format!(r#"{{"offset":{offset},"len":{len},"t_us":{t_us}{header}{wire}}}"#)
 }
 
 /// Formats a count with its noun: `1 read`, `2 reads`.

@@ -117,6 +117,10 @@ function describe(outcome, singular, index, block, messages) {
     }
     if (block.header) lines.push(`header of ${count(block.header, 'byte')}`);
   }
+  if ('wire_offset' in block) {
+    const end = block.wire_offset + block.wire_len;
+    lines.push(`on the wire: bytes ${block.wire_offset} to ${end} (${block.wire_len})`);
+  }
   lines.push(`at ${time(block.t_us)}`);
   return lines.join('\n');
 }
@@ -151,17 +155,24 @@ function step(row, event) {
   row.setAttribute('aria-label', bars[to].tip.replaceAll('\n', ', '));
 }
 
+/* Returns the tiles of the TLS records: their number, and the sends that they glued and cut. */
+function recordTiles(outcome) {
+  if (!('records_sent' in outcome)) return [];
+  return [['TLS records', outcome.records_sent.length], ['glued in a record', outcome.glued_in_records, 1],
+    ['cut into records', outcome.cut_by_records, 1]];
+}
+
 /* Builds the card of a result. */
 function card(outcome) {
   const element = node('section', { class: 'card result', 'data-transport': outcome.transport, 'aria-label': outcome.transport });
   const size = count(Number(outcome.knobs.size), 'byte');
   element.append(node('div', { class: 'head' },
-    node('span', { class: 'badge' }, outcome.transport.toUpperCase()),
+    node('span', { class: 'badge' }, 'records_sent' in outcome ? 'TLS over TCP' : outcome.transport.toUpperCase()),
     node('p', {}, `${count(Number(outcome.knobs.count), 'message')} of ${size}, ` +
       (outcome.transport === 'udp' ? 'one datagram each'
         : outcome.knobs.framing === 'raw' ? 'no framing' : `framing: ${outcome.knobs.framing}`))));
   const tiles = outcome.transport === 'tcp'
-    ? [['sends', outcome.sends.length], ['writes', outcome.writes.length],
+    ? [['sends', outcome.sends.length], ...recordTiles(outcome), ['writes', outcome.writes.length],
       ['segments', outcome.segments === null ? '?' : outcome.segments], ['reads', outcome.reads.length],
       ['frames', outcome.frames.length], ['glued', outcome.glued, 1], ['cut', outcome.cut, 1],
       ['split headers', outcome.split_headers, 1]]
@@ -177,7 +188,9 @@ function card(outcome) {
     const width = Math.max(element.clientWidth - (narrow ? 62 + 28 : 64 + 40), 120);
     rows.replaceChildren();
     const lists = outcome.transport === 'tcp'
-      ? [['sends', outcome.sends], ['writes', outcome.writes], ['reads', outcome.reads], ['frames', outcome.frames]]
+      ? [['sends', outcome.sends], ['records', outcome.records_sent], ['writes', outcome.writes],
+        ['reads', outcome.reads], ['records', outcome.records_received], ['frames', outcome.frames]]
+        .filter(([, blocks]) => blocks)
       : [['sent', outcome.sends], ['received', outcome.reads]];
     const all = lists.flatMap(([, blocks]) => blocks);
     const end = view === 'bytes'

@@ -63,12 +63,14 @@ pub(crate) fn draw(outcome: &Outcome, style: Style) -> String {
         "{} of {} over {}{segments}",
         counted(knobs.count, "message"),
         counted(knobs.size, "byte"),
-        outcome.transport.to_uppercase(),
+        protocol(outcome),
     );
     let rows = [
         ("sends", &outcome.sends),
+        ("records", &outcome.records_sent),
         ("writes", &outcome.writes),
         ("reads", &outcome.reads),
+        ("records", &outcome.records_received),
         ("frames", &outcome.frames),
     ];
     let scale = Scale::new(outcome, style.columns - LABEL_LEN);
@@ -77,12 +79,23 @@ pub(crate) fn draw(outcome: &Outcome, style: Style) -> String {
         if outcome.transport == "udp" && (label == "writes" || label == "frames") {
             continue;
         }
+        if outcome.records_sent.is_empty() && label == "records" {
+            continue;
+        }
         let row = scale.row(outcome, blocks, style);
         let _ = writeln!(out, "{label:<7}{:>4} {row}", blocks.len());
     }
     let _ = writeln!(out, "{} {}", style.paint("32", "result:"), outcome.happened);
     let _ = writeln!(out, "{} {}", style.paint("36", "reason:"), outcome.why);
     out
+}
+
+/// Returns the name of the protocol of a run.
+fn protocol(outcome: &Outcome) -> String {
+    match outcome.transport {
+        "tcp" if outcome.knobs.tls => "TLS and TCP".to_owned(),
+        transport => transport.to_uppercase(),
+    }
 }
 
 /// Maps byte offsets to columns.
@@ -183,13 +196,16 @@ mod tests {
             len,
             t_us: 0,
             header: 0,
+            wire: None,
         };
         let sends = vec![block(0, 10), block(10, 10), block(20, 10)];
         Outcome {
             experiment: "custom".to_owned(),
             transport: "tcp",
             knobs: Knobs::default(),
+            records_sent: Vec::new(),
             writes: sends.clone(),
+            records_received: Vec::new(),
             reads: vec![block(0, 25), block(25, 5)],
             frames: sends.clone(),
             sends,
@@ -198,6 +214,8 @@ mod tests {
             lost: 0,
             glued: 3,
             cut: 1,
+            glued_in_records: 0,
+            cut_by_records: 0,
             split_headers: 0,
             whole: 3,
             happened: "It happened.".to_owned(),
@@ -220,6 +238,23 @@ frames    3 |000000000|111111111|222222222
 ";
         assert!(drawn.contains(expected), "{drawn}");
         assert!(!drawn.contains('\x1b'));
+    }
+
+    #[test]
+    fn rows_of_tls_records_are_drawn_only_with_tls() {
+        let style = Style {
+            colours: false,
+            columns: LABEL_LEN + 30,
+        };
+        let mut outcome = outcome();
+        assert!(!draw(&outcome, style).contains("records"));
+        outcome.knobs.tls = true;
+        outcome.records_sent = outcome.reads.clone();
+        outcome.records_received = outcome.reads.clone();
+        let drawn = draw(&outcome, style);
+        let row = "records   2 |000000000111111111122222|2222\n";
+        assert_eq!(drawn.matches(row).count(), 2, "{drawn}");
+        assert!(drawn.contains("over TLS and TCP"), "{drawn}");
     }
 
     #[test]

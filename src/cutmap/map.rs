@@ -3,7 +3,8 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use super::{Event, EventKind, Recording};
+use super::tls_records::{count_with_data, record};
+use super::{Event, EventKind, Recording, TlsRecordSpan};
 use crate::id::{ConnId, SocketId};
 
 /// Bytes of a stream that were sent, written, read or decoded in one step.
@@ -40,14 +41,20 @@ pub struct FrameSpan {
 /// Two things cause gaps. If a recording [overwrote](Recording::overwritten) old events, its lists
 /// begin late. Bytes that a codec skipped belong to no frame.
 ///
-/// Methods take and return indices into the four lists. For an index out of range, the result is
-/// empty.
+/// With TLS, the map also has the [records sent](CutMap::tls_records_sent) and the [records
+/// received](CutMap::tls_records_received). The offsets of writes and reads are then offsets on the
+/// wire, and those of sends and frames are offsets of the plaintext. A byte of a send or frame is
+/// in a write or read if this write or read has a byte of its record.
+///
+/// Methods take and return indices into the lists. For an index out of range, the result is empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CutMap {
-    sends: Vec<Span>,
-    writes: Vec<Span>,
-    reads: Vec<Span>,
-    frames: Vec<FrameSpan>,
+    pub(super) sends: Vec<Span>,
+    pub(super) tls_records_sent: Vec<TlsRecordSpan>,
+    pub(super) writes: Vec<Span>,
+    pub(super) reads: Vec<Span>,
+    pub(super) tls_records_received: Vec<TlsRecordSpan>,
+    pub(super) frames: Vec<FrameSpan>,
 }
 
 /// Statistics of a [`CutMap`].
@@ -68,10 +75,24 @@ pub struct Summary {
     pub cut_sends: usize,
     /// Number of frames that arrived in several reads.
     pub split_frames: usize,
-    /// Number of frames whose header or trailer arrived in several reads.
+    /// Number of frames whose header or trailer arrived in several reads; with TLS, in several
+    /// records.
     pub split_headers: usize,
     /// Maximum number of frames that ended in one read.
     pub frames_per_read_max: usize,
+    /// Number of TLS records sent with application data.
+    pub tls_records_sent: usize,
+    /// Number of TLS records received with application data.
+    pub tls_records_received: usize,
+    /// Number of sends that share a TLS record with another send or a part of one.
+    pub sends_glued_in_records: usize,
+    /// Number of sends in several TLS records.
+    pub sends_cut_by_records: usize,
+    /// Number of TLS records with application data that arrived in one read together with another
+    /// one or a part of one.
+    pub glued_tls_records: usize,
+    /// Number of TLS records with application data that arrived in several reads.
+    pub cut_tls_records: usize,
     /// Sum, over all frames, of the number of reads in which the frame arrived.
     reads_of_frames: usize,
 }
@@ -110,25 +131,26 @@ impl CutMap {
         let mut map = Self::of_conn(sender, began);
         let received = Self::of_conn(receiver, began);
         (map.reads, map.frames) = (received.reads, received.frames);
+        map.tls_records_received = received.tls_records_received;
         map
     }
 
-    /// Returns the sends and writes of a connection. Reads and frames are empty.
+    /// Returns the sends, TLS records and writes of a connection. The other lists are empty.
     #[must_use]
     pub fn outgoing(recording: &Recording, conn: ConnId) -> Self {
         let mut map = Self::of_conn((recording, conn), recording.began);
-        (map.reads, map.frames) = Default::default();
+        (map.reads, map.tls_records_received, map.frames) = Default::default();
         map
     }
 
-    /// Returns the reads and frames of a connection. Sends and writes are empty.
+    /// Returns the reads, TLS records and frames of a connection. The other lists are empty.
     ///
     /// The recording of one end is enough to find the number of frames per read and the split
     /// headers.
     #[must_use]
     pub fn incoming(recording: &Recording, conn: ConnId) -> Self {
         let mut map = Self::of_conn((recording, conn), recording.began);
-        (map.sends, map.writes) = Default::default();
+        (map.sends, map.tls_records_sent, map.writes) = Default::default();
         map
     }
 
@@ -160,38 +182,40 @@ impl CutMap {
     /// send.
     #[must_use]
     pub fn writes_of_send(&self, send: usize) -> Range<usize> {
-        touching(&self.writes, of(&self.sends, send))
+        touching(&self.writes, self.wire_of_sent(of(&self.sends, send)))
     }
 
     /// Returns the sends whose bytes a write contains; several if the reactor batched the sends.
     #[must_use]
     pub fn sends_of_write(&self, write: usize) -> Range<usize> {
-        touching(&self.sends, of(&self.writes, write))
+        touching(&self.sends, self.sent_on_wire(of(&self.writes, write)))
     }
 
     /// Returns the reads that contain bytes of a send; several if the send was cut.
     #[must_use]
     pub fn reads_of_send(&self, send: usize) -> Range<usize> {
-        touching(&self.reads, of(&self.sends, send))
+        touching(&self.reads, self.wire_of_sent(of(&self.sends, send)))
     }
 
     /// Returns the sends whose bytes a read contains; several if the sends were glued.
     #[must_use]
     pub fn sends_of_read(&self, read: usize) -> Range<usize> {
-        touching(&self.sends, of(&self.reads, read))
+        touching(&self.sends, self.sent_on_wire(of(&self.reads, read)))
     }
 
     /// Returns the reads that contain bytes of a frame; several if the frame was split.
     #[must_use]
     pub fn reads_of_frame(&self, frame: usize) -> Range<usize> {
         let frame = self.frames.get(frame);
-        touching(&self.reads, frame.map_or(0..0, |frame| frame.span.range()))
+        let range = frame.map_or(0..0, |frame| frame.span.range());
+        touching(&self.reads, self.wire_of_received(range))
     }
 
     /// Returns the frames whose bytes a read contains.
     #[must_use]
     pub fn frames_of_read(&self, read: usize) -> Range<usize> {
-        touching_by(&self.frames, of(&self.reads, read), |frame| frame.span)
+        let range = self.received_on_wire(of(&self.reads, read));
+        touching_by(&self.frames, range, |frame| frame.span)
     }
 
     /// Returns the sends that arrived in one read together with another send or a part of one.
@@ -212,7 +236,8 @@ impl CutMap {
         (0..self.frames.len()).filter(|frame| self.reads_of_frame(*frame).len() > 1)
     }
 
-    /// Returns the frames whose header or trailer arrived in several reads.
+    /// Returns the frames whose header or trailer arrived in several reads; with TLS, in several
+    /// records, because a library for TLS returns whole records.
     ///
     /// A program that expects a whole header from one read fails on these frames.
     pub fn split_headers(&self) -> impl Iterator<Item = usize> {
@@ -223,7 +248,10 @@ impl CutMap {
             let trailer = end - u64::from(frame.trailer_len)..end;
             [header, trailer]
                 .into_iter()
-                .any(|part| touching(&self.reads, part).len() > 1)
+                .any(|part| match self.has_tls() {
+                    true => touching_by(&self.tls_records_received, part, |it| it.span).len() > 1,
+                    false => touching(&self.reads, part).len() > 1,
+                })
         })
     }
 
@@ -231,30 +259,37 @@ impl CutMap {
     /// there is one.
     #[must_use]
     pub fn first_unsent(&self) -> Option<u64> {
-        first_beyond(&self.sends, &self.writes)
+        match self.has_tls() {
+            true => self.first_unsent_of_tls(),
+            false => first_beyond(&self.sends, &self.writes),
+        }
     }
 
     /// Returns the offset of the first byte that the sender's kernel took and no read has returned,
-    /// if there is one.
+    /// if there is one. With TLS, it is an offset on the wire.
     #[must_use]
     pub fn first_unread(&self) -> Option<u64> {
         first_beyond(&self.writes, &self.reads)
     }
 
-    /// Returns the offset of the first byte that was read after the last frame, if there is one.
+    /// Returns the offset of the first byte that was read, and with TLS decrypted, after the last
+    /// frame, if there is one.
     ///
     /// That byte begins a partial frame, or bytes that a paused connection has not delivered.
     #[must_use]
     pub fn first_undelivered(&self) -> Option<u64> {
         let last = self.frames.last().map(|frame| frame.span);
-        first_beyond(&self.reads, last.as_slice())
+        match self.has_tls() {
+            true => self.first_undelivered_of_tls(last),
+            false => first_beyond(&self.reads, last.as_slice()),
+        }
     }
 
     /// Returns the statistics of the map.
     #[must_use]
     pub fn summary(&self) -> Summary {
         let ends_in = |read: &Span| {
-            let ends = |frame: &FrameSpan| frame.span.range().end;
+            let ends = |frame: &FrameSpan| self.wire_of_received(frame.span.range()).end;
             let up_to = |offset| self.frames.partition_point(|frame| ends(frame) <= offset);
             up_to(read.range().end) - up_to(read.offset)
         };
@@ -268,6 +303,12 @@ impl CutMap {
             split_frames: self.split_frames().count(),
             split_headers: self.split_headers().count(),
             frames_per_read_max: self.reads.iter().map(ends_in).max().unwrap_or(0),
+            tls_records_sent: count_with_data(&self.tls_records_sent),
+            tls_records_received: count_with_data(&self.tls_records_received),
+            sends_glued_in_records: self.sends_glued_in_records().count(),
+            sends_cut_by_records: self.sends_cut_by_records().count(),
+            glued_tls_records: self.glued_tls_records().count(),
+            cut_tls_records: self.cut_tls_records().count(),
             reads_of_frames: (0..self.frames.len())
                 .map(|frame| self.reads_of_frame(frame).len())
                 .sum(),
@@ -289,6 +330,10 @@ impl CutMap {
                 EventKind::Send => map.sends.push(span),
                 EventKind::Write => map.writes.push(span),
                 EventKind::Read => map.reads.push(span),
+                EventKind::TlsRecordSent { .. } => map.tls_records_sent.extend(record(event, span)),
+                EventKind::TlsRecordReceived { .. } => {
+                    map.tls_records_received.extend(record(event, span));
+                }
                 EventKind::Frame {
                     header_len,
                     trailer_len,
@@ -305,17 +350,17 @@ impl CutMap {
 }
 
 /// Returns the stream offsets of `spans[index]`; empty if the index is out of range.
-fn of(spans: &[Span], index: usize) -> Range<u64> {
+pub(super) fn of(spans: &[Span], index: usize) -> Range<u64> {
     spans.get(index).map_or(0..0, Span::range)
 }
 
 /// Returns the indices of the `spans` that contain a byte of `range`.
-fn touching(spans: &[Span], range: Range<u64>) -> Range<usize> {
+pub(super) fn touching(spans: &[Span], range: Range<u64>) -> Range<usize> {
     touching_by(spans, range, |span| *span)
 }
 
 /// Returns the indices of the `items` whose span contains a byte of `range`.
-fn touching_by<T>(items: &[T], range: Range<u64>, span: fn(&T) -> Span) -> Range<usize> {
+pub(super) fn touching_by<T>(items: &[T], range: Range<u64>, span: fn(&T) -> Span) -> Range<usize> {
     if range.is_empty() {
         return 0..0;
     }
@@ -325,7 +370,7 @@ fn touching_by<T>(items: &[T], range: Range<u64>, span: fn(&T) -> Span) -> Range
 }
 
 /// Returns the offset of the first byte of `spans` after the end of `reached`.
-fn first_beyond(spans: &[Span], reached: &[Span]) -> Option<u64> {
+pub(super) fn first_beyond(spans: &[Span], reached: &[Span]) -> Option<u64> {
     let end = spans.last()?.range().end;
     let begin = spans.first()?.offset;
     let reached = reached.last().map_or(begin, |span| span.range().end);
@@ -375,6 +420,7 @@ mod tests {
             writes: spans(writes),
             reads: spans(reads),
             frames: spans(sends).into_iter().map(frame).collect(),
+            ..CutMap::default()
         }
     }
 

@@ -22,6 +22,19 @@
 //! Here read 1 contains send 1 and the beginning of send 2: the two are glued, and send 2 is cut.
 //! The frames equal the sends, regardless of the reads.
 //!
+//! With TLS, records are one more layer between the sends and the writes, and between the reads
+//! and the frames. A record glues short sends and cuts long ones, and the reads glue and cut the
+//! records:
+//!
+//! ```text
+//!   sends    |- 0 -|- 1 -|------- 2 -------|               payloads passed to `send`
+//!   records  |------ 0 ------|------ 1 ------|              plaintext of the TLS records sent
+//!   writes    |----- 0 -----------------------|             bytes on the wire
+//!   reads     |- 0 -|-------- 1 ----|--- 2 ---|             bytes on the wire
+//!   records  |------ 0 ------|------ 1 ------|              plaintext of the TLS records received
+//!   frames   |- 0 -|- 1 -|------- 2 -------|               frames delivered to the handler
+//! ```
+//!
 //! Recording is off by default, and then costs two instructions per read. While it is on,
 //! [`Config::recording_events_max`](crate::Config::recording_events_max) bounds its memory, and new
 //! events overwrite the oldest ones.
@@ -81,11 +94,13 @@
 mod map;
 mod recorder;
 mod text;
+mod tls_records;
 
 use std::time::{Duration, Instant};
 
 pub use map::{CutMap, FrameSpan, Span, Summary};
 pub(crate) use recorder::Recorder;
+pub use tls_records::TlsRecordSpan;
 
 use crate::id::{SocketId, UdpId};
 
@@ -104,12 +119,13 @@ pub struct Event {
     /// Type of the event.
     pub kind: EventKind,
     /// TCP: offset of the first byte in the stream of its direction, including headers. It is zero
-    /// at the start of the connection.
+    /// at the start of the connection. With TLS, writes and reads have offsets on the wire, which
+    /// include the handshake and the bytes of TLS. All other events have offsets of the plaintext.
     ///
     /// UDP: number of the datagram among the recorded datagrams of its socket and direction. The
     /// first has the number zero, and the next recording continues the numbers.
     pub offset: u64,
-    /// Number of bytes, including headers.
+    /// Number of bytes, including headers; can be zero only for TLS records.
     pub len: u64,
 }
 
@@ -129,6 +145,21 @@ pub enum EventKind {
         header_len: u32,
         /// Number of bytes after the payload, such as those of a delimiter.
         trailer_len: u32,
+    },
+    /// Encrypted TLS record. `offset` and `len` are those of its plaintext. `len` is zero for a
+    /// record without application data, such as a record of the handshake or an alert.
+    TlsRecordSent {
+        /// Offset of the record on the wire.
+        wire_offset: u64,
+        /// Number of bytes on the wire, including the header of the record.
+        wire_len: u32,
+    },
+    /// Decrypted TLS record. The values are those of [`TlsRecordSent`](Self::TlsRecordSent).
+    TlsRecordReceived {
+        /// Offset of the record on the wire.
+        wire_offset: u64,
+        /// Number of bytes on the wire, including the header of the record.
+        wire_len: u32,
     },
     /// Datagram that the kernel accepted.
     DatagramSent,
@@ -214,5 +245,16 @@ impl Recording {
         let of_socket = |event: &&Event| event.socket == SocketId::Udp(socket);
         let events = self.events.iter().filter(of_socket).copied();
         events.partition(|event| event.kind.is_outgoing_datagram())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The documentation of `Config::recording_events_max` states the size.
+    #[test]
+    fn event_takes_at_most_64_bytes() {
+        assert!(size_of::<Event>() <= 64, "{}", size_of::<Event>());
     }
 }

@@ -1,8 +1,9 @@
 //! Text output of recordings and maps: readable lines and JSON Lines.
 
 use std::fmt;
+use std::ops::Range;
 
-use super::{CutMap, Event, EventKind, Recording, Span};
+use super::{CutMap, Event, EventKind, Recording, Span, TlsRecordSpan};
 use crate::id::SocketId;
 
 impl EventKind {
@@ -13,6 +14,8 @@ impl EventKind {
             Self::Write => "write",
             Self::Read => "read",
             Self::Frame { .. } => "frame",
+            Self::TlsRecordSent { .. } => "tls-record-sent",
+            Self::TlsRecordReceived { .. } => "tls-record-received",
             Self::DatagramSent => "datagram-sent",
             Self::DatagramReceived => "datagram-received",
             Self::DatagramTruncated => "datagram-truncated",
@@ -23,7 +26,8 @@ impl EventKind {
 
 impl Recording {
     /// Returns the events as JSON Lines, one object per event. `t_us` is the time in microseconds.
-    /// A frame also has `header` and `trailer`, in bytes.
+    /// A frame also has `header` and `trailer`, in bytes. A TLS record also has `wire_offset` and
+    /// `wire_len`.
     ///
     /// ```text
     /// {"socket":"connection 1v3","event":"read","offset":0,"len":9,"t_us":4}
@@ -48,15 +52,20 @@ impl fmt::Display for Recording {
             let (at, word) = (event.at.as_micros(), event.kind.word());
             write!(f, "{at:>10} us  {socket}  {word:<18} ")?;
             match socket {
-                SocketId::Conn(_) => writeln!(f, "bytes {offset}..{end}")?,
-                _ => writeln!(f, "number {offset}, {len} bytes")?,
+                SocketId::Conn(_) => write!(f, "bytes {offset}..{end}")?,
+                _ => write!(f, "number {offset}, {len} bytes")?,
+            }
+            match event.wire() {
+                Some(wire) => writeln!(f, ", on the wire {:?}", wire.range())?,
+                None => writeln!(f)?,
             }
         }
         Ok(())
     }
 }
 
-/// Writes the statistics and one line per read. Bytes in transit are reported at the end.
+/// Writes the statistics and one line per read. Bytes in transit are reported at the end. With TLS,
+/// the line of a read lists its records, and each record has a line with its frames.
 ///
 /// ```text
 /// 4 sends, 2 writes, 3 reads, 4 frames
@@ -68,12 +77,18 @@ impl fmt::Display for Recording {
 impl fmt::Display for CutMap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sum = self.summary();
+        let record_count = |number| match self.has_tls() {
+            true => count(number, "TLS record") + ", ",
+            false => String::new(),
+        };
         writeln!(
             f,
-            "{}, {}, {}, {}",
+            "{}, {}{}, {}, {}{}",
             count(sum.sends, "send"),
+            record_count(sum.tls_records_sent),
             count(sum.writes, "write"),
             count(sum.reads, "read"),
+            record_count(sum.tls_records_received),
             count(sum.frames, "frame")
         )?;
         writeln!(
@@ -86,20 +101,79 @@ impl fmt::Display for CutMap {
             sum.reads_per_frame(),
             sum.split_headers
         )?;
-        for (index, read) in self.reads().iter().enumerate() {
-            write!(f, "read {index}: bytes {:?}", read.range())?;
-            for frame in self.frames_of_read(index) {
-                write!(f, ", {} {frame}", part(self.frames()[frame].span, *read))?;
+        if self.has_tls() {
+            writeln!(
+                f,
+                "{} of the sends were glued in a TLS record, {} cut into several; {} of the \
+                 records were glued in a read, {} cut",
+                sum.sends_glued_in_records,
+                sum.sends_cut_by_records,
+                sum.glued_tls_records,
+                sum.cut_tls_records
+            )?;
+            self.write_tls_reads(f)?;
+        } else {
+            for (index, read) in self.reads().iter().enumerate() {
+                write!(f, "read {index}: bytes {:?}", read.range())?;
+                self.write_frames(f, self.frames_of_read(index), *read)?;
             }
-            writeln!(f)?;
         }
-        for (first, word) in [
-            (self.first_unsent(), "unsent"),
-            (self.first_unread(), "unread"),
-            (self.first_undelivered(), "undelivered"),
+        let wire = if self.has_tls() { "wire " } else { "" };
+        for (first, word, wire) in [
+            (self.first_unsent(), "unsent", ""),
+            (self.first_unread(), "unread", wire),
+            (self.first_undecrypted(), "undecrypted", wire),
+            (self.first_undelivered(), "undelivered", ""),
         ] {
             if let Some(first) = first {
-                writeln!(f, "{word} from byte {first} on")?;
+                writeln!(f, "{word} from {wire}byte {first} on")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl CutMap {
+    /// Writes the parts of `frames` that lie in `span`, and ends the line.
+    fn write_frames(
+        &self,
+        f: &mut fmt::Formatter<'_>,
+        frames: Range<usize>,
+        span: Span,
+    ) -> fmt::Result {
+        for frame in frames {
+            let part = part(self.frames()[frame].span, span);
+            write!(f, ", {part}frame {frame}")?;
+        }
+        writeln!(f)
+    }
+
+    /// Writes a line for each read, with its TLS records, and a line for each record that ends in
+    /// the read, with its frames. The bytes of a read before the start of TLS are in no record.
+    fn write_tls_reads(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, read) in self.reads().iter().enumerate() {
+            let records = self.tls_records_of_read(index);
+            write!(f, "read {index}: wire bytes {:?}", read.range())?;
+            for record in records.clone() {
+                let wire = self.tls_records_received()[record].wire;
+                write!(f, ", {}record {record}", part(wire, *read))?;
+            }
+            match records.is_empty() {
+                true => self.write_frames(f, self.frames_of_read(index), *read)?,
+                false => writeln!(f)?,
+            }
+            for record in records {
+                let TlsRecordSpan { span, wire } = self.tls_records_received()[record];
+                if wire.range().end > read.range().end {
+                    continue;
+                }
+                match span.len {
+                    0 => writeln!(f, "  record {record}: no application data")?,
+                    _ => {
+                        write!(f, "  record {record}: bytes {:?}", span.range())?;
+                        self.write_frames(f, self.frames_of_tls_record(record), span)?;
+                    }
+                }
             }
         }
         Ok(())
@@ -122,16 +196,21 @@ impl fmt::Display for SocketId {
 fn json_line(event: &Event) -> String {
     let (socket, offset, len) = (event.socket, event.offset, event.len);
     let (word, at) = (event.kind.word(), event.at.as_micros());
-    let frame = match event.kind {
+    let more = match event.kind {
         EventKind::Frame {
             header_len,
             trailer_len,
         } => format!(r#","header":{header_len},"trailer":{trailer_len}"#),
-        _ => String::new(),
+        _ => match event.wire() {
+            Some(Span { offset, len, .. }) => {
+                format!(r#","wire_offset":{offset},"wire_len":{len}"#)
+            }
+            None => String::new(),
+        },
     };
     // Ids and event names contain no character that JSON must escape.
     let object = format!(r#""socket":"{socket}","event":"{word}","offset":{offset},"len":{len}"#);
-    format!(r#"{{{object}{frame},"t_us":{at}}}"#) + "\n"
+    format!(r#"{{{object}{more},"t_us":{at}}}"#) + "\n"
 }
 
 /// Returns a count with a noun, such as `1 read` or `2 reads`.
@@ -140,14 +219,14 @@ fn count(count: usize, noun: &str) -> String {
     format!("{count} {noun}{plural}")
 }
 
-/// Returns a word for the part of a frame that lies in a read.
-fn part(frame: Span, read: Span) -> &'static str {
-    let (frame, read) = (frame.range(), read.range());
-    match (frame.start < read.start, frame.end > read.end) {
-        (false, false) => "frame",
-        (false, true) => "start of frame",
-        (true, true) => "middle of frame",
-        (true, false) => "end of frame",
+/// Returns words for the part of a frame or record that lies in `outer`; empty if it is whole.
+fn part(inner: Span, outer: Span) -> &'static str {
+    let (inner, outer) = (inner.range(), outer.range());
+    match (inner.start < outer.start, inner.end > outer.end) {
+        (false, false) => "",
+        (false, true) => "start of ",
+        (true, true) => "middle of ",
+        (true, false) => "end of ",
     }
 }
 

@@ -3,6 +3,7 @@
 use std::io;
 
 use super::log_limit::warn_limited;
+use super::recording::record_filter;
 use super::transport::{Filled, direct_len_min, fill, has_write_error, reason_of, stamp_filter};
 use super::{Connection, Engine};
 use crate::codec::Skipped;
@@ -20,6 +21,7 @@ impl Engine {
         let (stats, pool) = (&mut self.telemetry.stats, &mut self.memory.pool);
         let filled = fill(conn, stats, pool, spare);
         stamp_filter(conn, self.timers.stamp);
+        record_filter(&mut self.telemetry, &self.os, token, conn);
         if let Filled::Bytes(len) | Filled::Consumed(len) = filled {
             conn.last_activity = self.timers.stamp;
             log::trace!(target: IO_TARGET, "read {len} bytes from {}", conn.peer);

@@ -3,12 +3,15 @@
 //! A bit in the state of a socket marks the socket as recorded. The hot path tests this bit
 //! together with others, and calls this module only if it is set.
 
-use super::Engine;
+use super::telemetry::Telemetry;
+use super::transport::take_wire_events;
 use super::write::EncodePayload;
+use super::{Connection, Engine};
 use crate::codec::FrameBounds;
 use crate::cutmap::{EventKind, Recording};
 use crate::error::{Gone, SendError, Sent};
 use crate::id::{SocketId, Token, UdpId};
+use crate::os::Os;
 
 impl Engine {
     /// Starts or stops the recording of a socket.
@@ -59,10 +62,12 @@ impl Engine {
         }
     }
 
-    /// Records a read of `len` bytes that the statistics already count.
+    /// Records a read of `len` bytes that the statistics already count. The reads of a filter are
+    /// recorded by [`record_filter`].
     pub(crate) fn record_read(&mut self, token: Token, len: usize) {
         if let Ok(conn) = self.entries.conn(token)
             && conn.state.is_recorded()
+            && !conn.state.is_filtered()
         {
             let len = len as u64;
             let offset = conn.counts.read_bytes.saturating_sub(len);
@@ -106,6 +111,21 @@ impl Engine {
         };
         let unwritten = conn.queued_bytes() + self.active.batched_bytes(token);
         conn.counts.written_bytes + unwritten as u64
+    }
+}
+
+/// Records the reads, writes and TLS records of a filter since the last call.
+pub(super) fn record_filter(
+    telemetry: &mut Telemetry,
+    os: &Os,
+    token: Token,
+    conn: &mut Connection,
+) {
+    if conn.state.is_recorded() && conn.state.is_filtered() {
+        for (kind, offset, len) in take_wire_events(conn) {
+            let recorder = telemetry.recorder.pass(os.now());
+            recorder.note(token, kind, offset, len);
+        }
     }
 }
 

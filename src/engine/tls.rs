@@ -6,10 +6,13 @@ use std::io::{self, IoSlice};
 use std::ops::ControlFlow;
 
 use super::prepare::{Preparation, Stage};
+use super::recording::record_filter;
 use super::transport::tls_filter::{Handshake, TlsFilter};
 use super::transport::{self, Filter, drain_plain};
+use super::write::record_write;
 use super::{Connection, Engine};
 use crate::conn::{SLICES_MAX, WriteQueue};
+use crate::cutmap::EventKind;
 use crate::error::{SendError, invalid_input};
 use crate::event::CloseReason;
 use crate::id::{ListenerId, Token};
@@ -132,15 +135,16 @@ impl Engine {
             self.reject(token, CloseReason::Tls(TlsError::PLAINTEXT_BEFORE_TLS));
             return ControlFlow::Break(());
         }
-        let (stats, memory) = (&mut self.telemetry.stats, &mut self.memory);
+        let (telemetry, memory) = (&mut self.telemetry, &mut self.memory);
+        let stamp = self.timers.stamp;
         while let Some(Stage::FlushPlain(left)) = conn.stage()
             && *left > 0
             && let left = *left
             && let Some(mut queue) = conn.write_queue.take()
         {
-            let written = write_first(conn, stats, &queue, left);
+            let written = write_first(conn, &mut telemetry.stats, &queue, left);
             if let Ok(len) = written {
-                queue.progress = self.timers.stamp;
+                queue.progress = stamp;
                 queue.consume(len, &mut memory.pool);
                 if let Some(Stage::FlushPlain(left)) = conn.stage_mut() {
                     *left -= len;
@@ -151,7 +155,7 @@ impl Engine {
                 false => conn.write_queue = Some(queue),
             }
             match written {
-                Ok(_) => {}
+                Ok(_) => record_write(telemetry, &self.os, token, conn, stamp, &written),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     conn.state.write_would_block();
                     return ControlFlow::Break(());
@@ -172,13 +176,19 @@ impl Engine {
             return;
         };
         let received = conn.take_stage_input();
+        let exchanged = (conn.counts.written_bytes, conn.counts.read_bytes);
         let stats = &mut self.telemetry.stats;
         conn.counts.read_bytes -= received.len() as u64;
         stats.read_bytes -= received.len() as u64;
         stats.tls_handshakes += 1;
-        let filter = TlsFilter::new(session, &received, &mut self.memory.pool);
+        let filter = TlsFilter::new(session, exchanged, &received, &mut self.memory.pool);
         conn.extras().filter = Some(Box::new(Filter::Tls(filter)));
         conn.state.set_filtered();
+        if conn.state.is_recorded() && !received.is_empty() {
+            let (offset, len) = (conn.counts.read_bytes, received.len() as u64);
+            let recorder = self.telemetry.recorder.pass(self.os.now());
+            recorder.note(token, EventKind::Read, offset, len);
+        }
     }
 
     /// Continues the handshake of a connection with the input that is available.
@@ -189,6 +199,7 @@ impl Engine {
         };
         let handshake = transport::handshake(conn, &mut self.memory.pool);
         transport::stamp_filter(conn, self.timers.stamp);
+        record_filter(&mut self.telemetry, &self.os, token, conn);
         if transport::has_write_error(conn)
             && let Err(error) =
                 transport::flush_filter(conn, &mut self.memory.pool, self.timers.stamp)

@@ -12,6 +12,7 @@
 use std::io::{self, IoSlice};
 
 use super::active::{Active, BATCH_LEN_BASE};
+use super::recording::record_filter;
 use super::telemetry::Telemetry;
 use super::transport::{
     begin_end, continue_read, discard_filter_output, drain, flush_filter, has_filter_output,
@@ -289,7 +290,9 @@ impl Engine {
             _ => return Watermark::Unchanged,
         };
         let stamp = self.timers.stamp;
-        if let Err(error) = flush_filter(conn, &mut self.memory.pool, stamp) {
+        let flushed = flush_filter(conn, &mut self.memory.pool, stamp);
+        record_filter(&mut self.telemetry, &self.os, token, conn);
+        if let Err(error) = flushed {
             return self.fail_write(token, error);
         }
         while conn.state.is_writable()
@@ -341,7 +344,9 @@ impl Engine {
         };
         if conn.state.output_taken() == Action::SendFin {
             let pool = &mut self.memory.pool;
-            if let Err(error) = begin_end(conn, pool) {
+            let begun = begin_end(conn, pool);
+            record_filter(&mut self.telemetry, &self.os, token, conn);
+            if let Err(error) = begun {
                 // The queue is empty, so it was reported as drained before.
                 let _ = self.fail_write(token, error);
                 return;
@@ -491,7 +496,7 @@ pub(super) fn drain_batch(
 }
 
 /// Stores the time of a write, logs it and records it. The statistics already count the write.
-fn record_write(
+pub(super) fn record_write(
     telemetry: &mut Telemetry,
     os: &Os,
     token: Token,
@@ -500,10 +505,11 @@ fn record_write(
     result: &io::Result<usize>,
 ) {
     stamp_filter(conn, now);
+    record_filter(telemetry, os, token, conn);
     if let Ok(len) = *result {
         conn.stamp_write(now);
         log::trace!(target: IO_TARGET, "wrote {len} bytes to {}", conn.peer);
-        if conn.state.is_recorded() {
+        if conn.state.is_recorded() && !conn.state.is_filtered() {
             let offset = conn.counts.written_bytes.saturating_sub(len as u64);
             let recorder = telemetry.recorder.pass(os.now());
             recorder.note(token, EventKind::Write, offset, len as u64);

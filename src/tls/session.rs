@@ -47,6 +47,8 @@ pub(crate) enum TlsSession {
 pub(crate) struct Processed {
     /// Number of bytes at the start of the input that are no longer needed.
     pub(crate) consumed: usize,
+    /// Number of bytes of plaintext, all of one record.
+    pub(crate) plain_len: usize,
     /// True if no complete record is left in the rest of the input.
     pub(crate) is_exhausted: bool,
     /// True if the peer has ended its side with a `close_notify`.
@@ -117,12 +119,12 @@ impl TlsSession {
         plain: &mut dyn FnMut(&[u8]),
         output: &mut Buf,
     ) -> Result<Processed, TlsError> {
-        let (mut consumed, mut has_plain) = (0, false);
+        let (mut consumed, mut plain_len) = (0, 0);
         let (mut is_exhausted, mut is_peer_closed) = (false, false);
-        while !has_plain && !is_exhausted {
+        while plain_len == 0 && !is_exhausted {
             let input = &mut input[consumed..];
             let mut plain = |bytes: &[u8]| {
-                has_plain = true;
+                plain_len += bytes.len();
                 plain(bytes);
             };
             let event = of_either!(self, conn => step(&mut **conn, input, &mut plain, output));
@@ -136,6 +138,7 @@ impl TlsSession {
         }
         Ok(Processed {
             consumed,
+            plain_len,
             is_exhausted,
             is_peer_closed,
         })

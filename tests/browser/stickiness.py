@@ -85,8 +85,22 @@ def check_served_page(page, url):
     page.js("document.querySelector('[data-view=time]').click()")
     assert bars(page, "tcp", "read") == cut
 
+    # With TLS, the records of both ends have rows, and the writes and reads show their plaintext.
+    page.js("document.querySelector('[data-view=bytes]').click()")
+    run(page, tls=True, count=4, size=20000, read=10000, framing="u32")
+    assert bars(page, "tcp", "record") == 16, bars(page, "tcp", "record")
+    assert bars(page, "tcp", "frame") == 4
+    assert bars(page, "udp", "record") == 0
+    names = page.js("[...document.querySelectorAll('[data-transport=tcp] .name')]"
+                    ".map((name) => name.textContent).join(' ')")
+    assert names == "sends records writes reads records frames", names
+    page.js("""document.querySelector('[data-transport=tcp] .bar[data-name=record]')
+        .dispatchEvent(new PointerEvent('pointerenter', { clientX: 400 }))""")
+    tip = page.js("document.getElementById('tip').textContent")
+    assert "record 0: bytes 0 to 16384" in tip and "(16406)" in tip, tip
+
     # Each lost datagram has its own mark.
-    run(page, count=40, size=1000, receive_buffer=8192, delay=20, read=262144)
+    run(page, tls=False, framing="u16", count=40, size=1000, receive_buffer=8192, delay=20, read=262144)
     page.js("document.querySelector('[data-view=bytes]').click()")
     lost = 40 - bars(page, "udp", "received")
     assert lost > 0 and page.js("document.querySelectorAll('.lost').length") == lost, lost

@@ -3,6 +3,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod cutmap;
 mod ends;
 mod handshake;
 mod proxied;

@@ -5,6 +5,7 @@ use std::io::{self, IoSlice};
 
 #[cfg(feature = "tls")]
 use super::tls_filter::{Handshake, TlsFilter};
+use super::wire::WireEvent;
 #[cfg(test)]
 use super::xor_filter::XorFilter;
 use super::{Connection, Filled, count_filled};
@@ -56,8 +57,16 @@ fn filter(conn: &Connection) -> Option<&Filter> {
     conn.extras.as_ref()?.filter.as_deref()
 }
 
+/// Returns the filter and the socket. Starts or ends the log of the filter, if the recording of the
+/// connection has started or ended.
 fn filter_and_stream(conn: &mut Connection) -> Option<(&mut Filter, &mut Stream)> {
     let filter = conn.extras.as_mut()?.filter.as_deref_mut()?;
+    let is_recorded = conn.state.is_recorded();
+    of_any_filter!(filter, it => match (is_recorded, it.wire.is_logged()) {
+        (true, false) => it.start_log(conn.counts.written_bytes, conn.counts.read_bytes),
+        (false, true) => it.wire.end_log(),
+        _ => {}
+    });
     Some((filter, &mut conn.socket))
 }
 
@@ -297,6 +306,14 @@ pub(in crate::engine) fn stamp_filter(conn: &mut Connection, now: Stamp) {
         && of_any_filter!(filter, it => it.stamp(now))
     {
         conn.stamp_write(now);
+    }
+}
+
+/// Returns the events in the log of the filter, and removes them.
+pub(in crate::engine) fn take_wire_events(conn: &mut Connection) -> Vec<WireEvent> {
+    match filter_and_stream(conn) {
+        Some((filter, _)) => of_any_filter!(filter, it => it.wire.take_events()),
+        None => Vec::new(),
     }
 }
 

@@ -35,6 +35,8 @@ mod filter;
 mod tls_buffers;
 #[cfg(feature = "tls")]
 pub(super) mod tls_filter;
+#[cfg(any(test, feature = "tls"))]
+mod wire;
 #[cfg(test)]
 pub(crate) mod xor_filter;
 
@@ -44,7 +46,7 @@ pub(crate) use filter::Filter;
 pub(crate) use filter::xor_filter_of;
 pub(super) use filter::{
     continue_read, direct_len_min, has_filter, has_filter_output, has_write_error, held_bytes,
-    stamp_filter, take_failure,
+    stamp_filter, take_failure, take_wire_events,
 };
 #[cfg(feature = "tls")]
 pub(super) use filter::{handshake, tls_filter_of};

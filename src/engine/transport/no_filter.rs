@@ -4,6 +4,7 @@ use std::io::{self, IoSlice};
 
 use super::{Connection, Filled};
 use crate::conn::Pool;
+use crate::cutmap::EventKind;
 use crate::event::CloseReason;
 use crate::stats::Stats;
 use crate::timer::Stamp;
@@ -85,6 +86,11 @@ pub(in crate::engine) fn continue_read(_: &mut Connection) -> bool {
 
 /// Records the time of a write of the filter.
 pub(in crate::engine) fn stamp_filter(_: &mut Connection, _: Stamp) {}
+
+/// Returns the events in the log of the filter.
+pub(in crate::engine) fn take_wire_events(_: &mut Connection) -> [(EventKind, u64, u64); 0] {
+    []
+}
 
 /// Returns the reason for which the filter ends the connection.
 pub(in crate::engine) fn take_failure(_: &mut Connection) -> Option<CloseReason> {

@@ -5,9 +5,11 @@ use std::io::{self, IoSlice};
 
 use super::filter::Filtered;
 use super::tls_filter::TlsFilter;
+use super::wire::WireCounts;
 use crate::conn::Pool;
 use crate::memory::Buf;
 use crate::os::Stream;
+use crate::timer::Stamp;
 use crate::tls::RECORD_PLAIN_LEN_MAX;
 
 /// Maximum number of records per write. Their wire length is just below 64 KiB, so that they fit
@@ -45,6 +47,56 @@ pub(super) struct Held {
     /// The records with application data in `outgoing`: offset of the end of the record, and length
     /// of its plaintext.
     pub(super) sent: VecDeque<(usize, usize)>,
+}
+
+/// Progress of the output.
+impl TlsFilter {
+    /// Returns true if the output made progress since the last call, and then stores `now` as the
+    /// time of the last progress.
+    pub(super) fn stamp(&mut self, now: Stamp) -> bool {
+        let has_progress = std::mem::take(&mut self.has_progress);
+        if has_progress {
+            self.progress = now;
+        }
+        has_progress
+    }
+
+    /// Returns the time of the last progress, if the filter holds output.
+    pub(super) fn blocked_since(&self) -> Option<Stamp> {
+        self.has_output().then_some(self.progress)
+    }
+
+    /// Sets the time of the last progress to `now`.
+    pub(super) fn restart_progress(&mut self, now: Stamp) {
+        self.progress = now;
+    }
+}
+
+/// Log of a recorded connection.
+impl TlsFilter {
+    /// Starts the log. `encrypted` and `taken` are the number of plaintext bytes that the caller
+    /// has passed and taken so far.
+    ///
+    /// While a handshake waits for more input, the log does not start: rustls joins the parts of a
+    /// long message in place, which moves the headers of its records.
+    pub(super) fn start_log(&mut self, encrypted: u64, taken: u64) {
+        let held = self.held.as_deref();
+        let unprocessed = held.map_or(&[][..], |held| held.incoming.bytes());
+        let untaken = held.map_or(0, |held| held.plaintext.len());
+        if unprocessed.is_empty() || !self.session.is_handshaking() {
+            self.wire
+                .start_log(encrypted, taken + untaken as u64, unprocessed);
+        }
+    }
+
+    /// Logs the records in `output` from offset `before` on, which have `plain_len` bytes of
+    /// application data.
+    pub(super) fn log_sent(&mut self, before: usize, output: &Buf, plain_len: usize) {
+        if self.wire.is_logged() && output.len() > before && !self.is_output_over {
+            self.wire
+                .log_sent(before, &output.bytes()[before..], plain_len);
+        }
+    }
 }
 
 /// Memory.
@@ -204,10 +256,15 @@ pub(super) fn reserve(buf: &mut Buf, len: usize, pool: &mut Pool) {
 }
 
 /// Reads once and discards the bytes. `spare` is the memory for the read.
-pub(super) fn discard(stream: &mut Stream, spare: &mut [u8]) -> io::Result<Filtered> {
+pub(super) fn discard(
+    stream: &mut Stream,
+    spare: &mut [u8],
+    wire: &mut WireCounts,
+) -> io::Result<Filtered> {
     match stream.read(spare) {
         Ok(0) => Ok(Filtered::End),
         Ok(len) => {
+            wire.count_read(&spare[..len]);
             let emptied = len < spare.len();
             Ok(Filtered::Consumed { len, emptied })
         }

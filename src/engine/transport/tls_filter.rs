@@ -23,6 +23,7 @@ use super::tls_buffers::{
     EXPANSION_MAX, GAP, Held, Pieces, READ_LEN, RECORDS_PER_WRITE, Records, append, discard,
     reserve, would_block,
 };
+use super::wire::WireCounts;
 use crate::conn::Pool;
 use crate::event::CloseReason;
 use crate::memory::Buf;
@@ -38,7 +39,8 @@ const WRITE_LEN_MAX: usize = RECORDS_PER_WRITE * RECORD_PLAIN_LEN_MAX;
 /// The TLS session of a connection, with its buffers.
 #[derive(Debug)]
 pub(crate) struct TlsFilter {
-    session: TlsSession,
+    pub(super) session: TlsSession,
+    pub(super) wire: WireCounts,
     /// The server name that the client asked for.
     server_name: Option<Box<str>>,
     /// The buffers that are not empty.
@@ -48,9 +50,9 @@ pub(crate) struct TlsFilter {
     /// The error of a write during a read, until a flush returns it.
     write_error: Option<io::Error>,
     /// Time of the last progress of the output.
-    progress: Stamp,
+    pub(super) progress: Stamp,
     /// True if output was queued in an empty queue, or was written, since the last call of `stamp`.
-    has_progress: bool,
+    pub(super) has_progress: bool,
     /// True if `incoming` may contain a complete record.
     has_records: bool,
     /// True if the peer ended its side.
@@ -60,14 +62,21 @@ pub(crate) struct TlsFilter {
     /// True if the `close_notify` is queued or sent.
     is_notified: bool,
     /// True if the FIN was sent or a write failed: all further output is discarded.
-    is_output_over: bool,
+    pub(super) is_output_over: bool,
 }
 
 impl TlsFilter {
-    /// Creates a filter. `received` are bytes that were read before.
-    pub(crate) fn new(session: TlsSession, received: &[u8], pool: &mut Pool) -> Self {
+    /// Creates a filter. `written` and `read` bytes were exchanged before, and the last of them,
+    /// `received`, belong to the session.
+    pub(crate) fn new(
+        session: TlsSession,
+        (written, read): (u64, u64),
+        received: &[u8],
+        pool: &mut Pool,
+    ) -> Self {
         let mut filter = Self {
             session,
+            wire: WireCounts::starting_at(written, read),
             server_name: None,
             held: None,
             failure: None,
@@ -179,7 +188,7 @@ impl TlsFilter {
             return Err(io::ErrorKind::InvalidData.into());
         }
         if self.has_failed {
-            return discard(stream, spare);
+            return discard(stream, spare, &mut self.wire);
         }
         if self.is_peer_closed {
             return Ok(Filtered::End);
@@ -214,6 +223,7 @@ impl TlsFilter {
                 Ok(0) => return Err(self.truncated()),
                 Ok(len) => {
                     (received, emptied) = (len, len < wanted);
+                    self.wire.count_read(&spare[end..end + len]);
                     end += len;
                 }
                 Err(error) => return would_block(error),
@@ -308,11 +318,12 @@ impl TlsFilter {
 
     /// Reads once, and appends the bytes to the records that are not decrypted.
     fn read_held(&mut self, stream: &mut Stream, pool: &mut Pool) -> io::Result<Handshake> {
-        let incoming = &mut self.held().incoming;
+        let incoming = &mut self.held.get_or_insert_default().incoming;
         reserve(incoming, READ_LEN, pool);
         match stream.read(&mut incoming.spare_mut()[..READ_LEN]) {
             Ok(0) => Err(self.truncated()),
             Ok(len) => {
+                self.wire.count_read(&incoming.spare_mut()[..len]);
                 incoming.advance(len);
                 self.has_records = true;
                 let emptied = len < READ_LEN;
@@ -351,12 +362,14 @@ impl TlsFilter {
         outgoing: &mut Buf,
     ) -> usize {
         let was_handshaking = self.session.is_handshaking();
-        let was_empty = outgoing.is_empty();
+        let output_len = outgoing.len();
         let input_len = input.len();
         let consumed = match self.session.process(input, plain, outgoing) {
             Ok(processed) => {
                 self.is_peer_closed = processed.is_peer_closed;
                 self.has_records = !processed.is_exhausted && !processed.is_peer_closed;
+                self.wire
+                    .log_received(processed.consumed, processed.plain_len);
                 match processed.is_peer_closed {
                     // Data after a closure alert must be ignored (RFC 8446, 6.1).
                     true => input_len,
@@ -373,7 +386,8 @@ impl TlsFilter {
         if was_handshaking && let Some(name) = self.session.take_server_name() {
             self.server_name = Some(name);
         }
-        self.has_progress |= was_empty && !outgoing.is_empty();
+        self.log_sent(output_len, outgoing, 0);
+        self.has_progress |= output_len == 0 && !outgoing.is_empty();
         consumed
     }
 }
@@ -427,8 +441,11 @@ impl TlsFilter {
             let piece = pieces.next(&mut gathered, pool);
             let left = self.held.as_deref_mut();
             let left = left.map_or(&mut [][..], |held| held.incoming.bytes_mut());
+            let before = records.buf.len();
             result = self.session.encrypt(piece, left, &mut records.buf);
-            if result.is_err() {
+            if result.is_ok() {
+                self.log_sent(before, &records.buf, piece.len());
+            } else {
                 self.session.take_alert(&mut records.buf);
                 break;
             }
@@ -456,6 +473,7 @@ impl TlsFilter {
         pool: &mut Pool,
     ) -> io::Result<()> {
         let written = stream.write(records.buf.bytes());
+        self.wire.count_written(*written.as_ref().unwrap_or(&0));
         if written.as_ref().is_ok_and(|len| *len == records.buf.len()) {
             pool.put(records.buf);
             return Ok(());
@@ -503,6 +521,7 @@ impl TlsFilter {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(len) => {
                     held.written(len);
+                    self.wire.count_written(len);
                     self.has_progress = true;
                 }
                 Err(error) => return Err(error),
@@ -521,7 +540,9 @@ impl TlsFilter {
             reserve(&mut held.outgoing, EXPANSION_MAX, pool);
             let capacity = held.outgoing.capacity();
             let left = held.incoming.bytes_mut();
+            let before = held.outgoing.len();
             let queued = self.session.close_notify(left, &mut held.outgoing);
+            self.log_sent(before, &held.outgoing, 0);
             pool.count(capacity, held.outgoing.capacity());
             self.held = Some(held);
             self.has_progress = true;
@@ -560,25 +581,5 @@ impl TlsFilter {
     /// Returns false: no read waits for a write.
     pub(super) fn continue_read(&self) -> bool {
         false
-    }
-
-    /// Returns true if the output made progress since the last call, and then stores `now` as the
-    /// time of the last progress.
-    pub(super) fn stamp(&mut self, now: Stamp) -> bool {
-        let has_progress = std::mem::take(&mut self.has_progress);
-        if has_progress {
-            self.progress = now;
-        }
-        has_progress
-    }
-
-    /// Returns the time of the last progress, if the filter holds output.
-    pub(super) fn blocked_since(&self) -> Option<Stamp> {
-        self.has_output().then_some(self.progress)
-    }
-
-    /// Sets the time of the last progress to `now`.
-    pub(super) fn restart_progress(&mut self, now: Stamp) {
-        self.progress = now;
     }
 }

@@ -17,6 +17,7 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 
 use super::filter::Filtered;
+use super::wire::WireCounts;
 use crate::conn::Pool;
 use crate::event::CloseReason;
 use crate::os::Stream;
@@ -49,6 +50,7 @@ pub(crate) enum AckOrder {
 #[derive(Debug)]
 pub(crate) struct XorFilter {
     ack_order: AckOrder,
+    pub(super) wire: WireCounts,
     /// Received ciphertext that is not decrypted yet.
     incoming: VecDeque<u8>,
     /// Decrypted bytes that the caller has not taken.
@@ -77,6 +79,7 @@ impl XorFilter {
     pub(crate) fn new(ack_order: AckOrder) -> Self {
         Self {
             ack_order,
+            wire: WireCounts::default(),
             incoming: VecDeque::new(),
             plaintext: VecDeque::new(),
             outgoing: VecDeque::new(),
@@ -122,7 +125,10 @@ impl XorFilter {
             match stream.read(&mut ciphertext) {
                 Ok(0) if self.incoming.is_empty() => return Ok(Filtered::End),
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(len) => self.incoming.extend(&ciphertext[..len]),
+                Ok(len) => {
+                    self.wire.count_read(&ciphertext[..len]);
+                    self.incoming.extend(&ciphertext[..len]);
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     return Ok(Filtered::OnRead);
                 }
@@ -233,6 +239,7 @@ impl XorFilter {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(len) => {
                     self.outgoing.drain(..len);
+                    self.wire.count_written(len);
                     self.has_progress = true;
                 }
                 Err(error) => return Err(error),
@@ -273,6 +280,10 @@ impl XorFilter {
     }
 
     pub(super) fn release(&self, _: &Pool) {}
+
+    pub(super) fn start_log(&mut self, encrypted: u64, taken: u64) {
+        self.wire.start_log(encrypted, taken, &[]);
+    }
 
     pub(super) fn held_bytes(&self) -> usize {
         0

@@ -58,8 +58,7 @@ impl Transport {
         self == Self::Plain
     }
 
-    /// Returns true if the transport itself sends bytes before the FIN, such as `close_notify`.
-    fn has_end(self) -> bool {
+    pub(super) fn is_tls(self) -> bool {
         !matches!(self, Self::Plain | Self::Filtered)
     }
 
@@ -307,7 +306,7 @@ impl Peer {
 
     /// Sends the bytes that the transport itself needs before the FIN.
     fn send_end(&self) {
-        if self.transport.has_end() {
+        if self.transport.is_tls() {
             self.sim.send(&self.transport.end(self.script()));
         }
     }
