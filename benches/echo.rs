@@ -1,4 +1,4 @@
-//! Round trips through a whole reactor: the server runs in its own thread, and a blocking client in
+//! Round trips through a whole reactor. The server runs in its own thread, and a blocking client in
 //! the main thread.
 //!
 //! The figures include the client and the thread switch, so use them only to compare two versions
@@ -67,7 +67,8 @@ impl Server {
     }
 }
 
-/// Measures round trips: one write of `depth` frames of `len` bytes, until all echoes are read.
+/// Measures round trips. Each one begins with one write of `depth` frames of `len` bytes, and ends
+/// when all echoes are read.
 fn tcp(c: &mut Criterion) {
     let server = Server::start();
     let mut group = c.benchmark_group("tcp_round_trip");

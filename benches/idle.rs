@@ -1,13 +1,14 @@
-//! Memory of an idle connection: a server with as many connections as the descriptor limit allows.
+//! Memory of an idle connection, in a server with 19,000 connections, or as many as the limits of
+//! the system allow.
 //!
 //! ```text
 //! cargo bench --bench idle
 //! ```
 //!
 //! The server is a separate process, so the memory of the clients is not counted. The benchmark
-//! prints the growth of the server's anonymous resident memory per connection: after all
-//! connections are opened, and after each of them has echoed one frame. Kernel memory of the
-//! sockets is not included.
+//! prints the growth of the server's anonymous resident memory per connection: after each
+//! connection has echoed an empty frame, and after each has echoed a frame of 64 bytes. Kernel
+//! memory of the sockets is not included.
 
 use std::error::Error;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -20,7 +21,7 @@ use unstick::{ConnId, Context, Framing, Handler, Reactor};
 const CONNECTIONS: usize = 19_000;
 /// Descriptors reserved for everything that is not a connection.
 const SPARE_DESCRIPTORS: usize = 200;
-/// Limit per connection in bytes; the benchmark fails above it.
+/// Maximum memory per connection in bytes. Above it, the benchmark fails.
 const BYTES_MAX: usize = 200;
 /// Minimum number of connections for which `BYTES_MAX` is checked. With fewer connections, partly
 /// used memory pages and one-time allocations dominate the result.
@@ -87,11 +88,12 @@ fn serve() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Prints the memory per connection. Returns false if it exceeds `BYTES_MAX`.
+/// Prints the memory per connection. Returns false if it exceeds `BYTES_MAX` with at least
+/// `JUDGED_MIN` connections.
 fn measure(connections: usize) -> Result<bool, Box<dyn Error>> {
     let server = Server::start()?;
     if server.resident_bytes().is_err() {
-        println!("skipped: the memory of a process cannot be read, because /proc is missing");
+        println!("skipped: the memory of the server cannot be read from /proc");
         return Ok(true);
     }
     // Open one connection before the memory is measured, so that one-time allocations are not
@@ -147,8 +149,8 @@ impl Server {
         })
     }
 
-    /// Connects and waits for the echo of an empty frame, so the server has accepted the
-    /// connection.
+    /// Connects and waits for the echo of an empty frame. So the server has accepted the connection
+    /// when this function returns.
     fn connect(&self) -> std::io::Result<TcpStream> {
         let mut client = TcpStream::connect(&self.addr)?;
         client.set_nodelay(true)?;

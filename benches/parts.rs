@@ -80,7 +80,7 @@ impl Bench {
         }
     }
 
-    /// Turns the reactor and reads at the peers until all write queues are empty.
+    /// Turns the reactor until all write queues are empty and the peers have read all output.
     fn drain(&mut self) {
         let mut read = [0; 65_536];
         for (conn, peer) in self.conns.iter().zip(&mut self.peers) {
@@ -97,7 +97,7 @@ impl Bench {
         }
     }
 
-    /// Sends `UNDELIVERED` frames on each connection, and delivers only the first of them.
+    /// Sends `UNDELIVERED` frames to each connection, which delivers only the first of them.
     fn fill(&mut self) {
         let mut frame = [7; 4 + FRAME_LEN as usize];
         frame[..4].copy_from_slice(&FRAME_LEN.to_be_bytes());
@@ -168,6 +168,7 @@ fn dispatch(c: &mut Criterion) {
     for connections in [1, CONNECTIONS] {
         let mut bench = Bench::new(connections);
         for conn in &bench.conns {
+            // The first grant turns credit on. Later frames are delivered only for credit.
             let granted = bench.reactor.with(|_, cx| cx.grant(*conn, 0));
             granted.expect("the connection is open");
         }

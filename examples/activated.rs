@@ -1,4 +1,4 @@
-//! An echo server for lines that can inherit its listening sockets from the program that starts it.
+//! An echo server for lines. It can inherit its listening sockets from the program that starts it.
 //!
 //! The server supports systemd's socket activation (`LISTEN_FDS`, sd_listen_fds(3)). Without
 //! inherited sockets, the server listens on a TCP address or on a Unix socket.
@@ -20,7 +20,7 @@ use listenfd::ListenFd;
 use unstick::{ConnId, Context, Framing, Handler, Reactor};
 
 const HELP: &str = "\
-An echo server for lines that can inherit its listening sockets.
+An echo server for lines. It can inherit its listening sockets.
 
 Usage: activated [ADDR]
 
@@ -28,7 +28,8 @@ Usage: activated [ADDR]
           (default 127.0.0.1:7003)
   --help  print this help
 
-systemd passes sockets in the environment variable LISTEN_FDS (sd_listen_fds(3)).";
+systemd passes the sockets, and their number in the environment variable LISTEN_FDS
+(sd_listen_fds(3)).";
 
 struct Echo;
 

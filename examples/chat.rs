@@ -32,13 +32,13 @@ its room, or are commands:
 
 Each client may send 10 lines at once and 5 lines per second on average.";
 
-/// Maximum length of a line, so that a long line does not delay the other clients.
+/// Maximum length of a line, in bytes. A longer line ends the connection of its client.
 const LINE_LEN_MAX: usize = 1000;
 /// Maximum length of a nickname or of the name of a room, in bytes.
 const NAME_LEN_MAX: usize = 20;
 /// Number of lines that a client may send at once.
 const LINES_AT_ONCE: u64 = 10;
-/// Number of lines that a client may send per second, after the first ones.
+/// Number of lines per second that a client may send after the first `LINES_AT_ONCE` lines.
 const LINES_PER_SECOND: u64 = 5;
 
 /// The nickname and the room of a client.
@@ -79,7 +79,7 @@ impl Chat {
         self.tell(cx, room, conn, &format!("* {name} has left"));
     }
 
-    /// Returns a nickname that no other client has.
+    /// Returns the wanted nickname, or an error text if it is invalid or in use.
     fn free_name(&self, wanted: &str) -> Result<String, String> {
         let name = valid_name(wanted)?;
         let mut names = self.rooms.values().flat_map(BTreeMap::values);
@@ -89,7 +89,7 @@ impl Chat {
         }
     }
 
-    /// Runs a command. Returns the reply to the client, or an error text for it.
+    /// Runs a command: its name, and the text after it. Returns the reply, or an error text.
     fn command(
         &mut self,
         cx: &mut Context<'_, Self>,
@@ -130,7 +130,7 @@ fn valid_name(name: &str) -> Result<String, String> {
     match is_valid && (1..=NAME_LEN_MAX).contains(&name.len()) {
         true => Ok(name.to_owned()),
         false => Err(format!(
-            "* a name has 1 to {NAME_LEN_MAX} letters or digits"
+            "* a name has 1 to {NAME_LEN_MAX} bytes, all of letters or digits"
         )),
     }
 }
@@ -171,8 +171,8 @@ impl Handler for Chat {
                 format!("* welcome, {}: you are in lobby", member.name)
             }),
             (Some(_), ("/quit", _)) => {
-                // Frees the nickname at once: `on_close` comes only when the client has ended its
-                // side too.
+                // Free the nickname now. `on_close` comes later: when the client has ended its side
+                // too, or at the close deadline.
                 if let Some(member) = session.take() {
                     self.leave(cx, conn, &member);
                 }
@@ -205,7 +205,7 @@ impl Handler for Chat {
         }
     }
 
-    /// Gives each client the credit of one second.
+    /// Gives back the credit of one second to each client that has spent credit.
     fn on_timer(&mut self, cx: &mut Context<'_, Self>, _: TimerId, _: u64) {
         for (conn, spent) in &mut self.spent {
             let back = LINES_PER_SECOND.min(*spent);

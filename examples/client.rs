@@ -1,6 +1,6 @@
 //! A client that reconnects: it sends each line of standard input and prints each received line.
 //!
-//! If the connection ends, the client connects again. The delay between attempts grows.
+//! If the connection ends, the client connects again. The delay between the attempts grows.
 //!
 //! ```text
 //! cargo run --release --example chat
@@ -32,7 +32,8 @@ Usage: client [ADDR] [--tls FILE]
   --tls FILE  encrypt with TLS, and trust the certificates of this PEM file
   --help      print this help
 
-Sends each line of standard input, and prints each received line.";
+Sends each line of standard input, and prints each received line. At the end of the
+input, the client ends within a second.";
 
 /// Maximum number of lines kept while there is no connection. If there are more lines, the oldest
 /// ones are dropped.
@@ -41,12 +42,15 @@ const UNSENT_MAX: usize = 100;
 struct Client {
     server: Reconnect<String>,
     is_open: bool,
+    /// Lines to send when the next connection is open, oldest first.
     unsent: VecDeque<String>,
     /// The error that ended the client.
     error: Option<CloseReason>,
 }
 
 impl Client {
+    /// Sends a line, or keeps it for the next connection. Does not send during a connect: if the
+    /// connect failed, the line would be lost.
     fn send(&mut self, cx: &mut Context<'_, Self>, line: String) {
         match self.server.conn().filter(|_| self.is_open) {
             Some(conn) if cx.send(conn, line.as_bytes()).is_ok() => {}

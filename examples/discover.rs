@@ -5,7 +5,7 @@
 //! ```
 //!
 //! Each instance sends its name to a group once a second. An instance that was not heard for three
-//! seconds has left. Datagrams may be lost, so one missing announcement means nothing.
+//! seconds counts as lost. A datagram may be lost, so one missing announcement means nothing.
 
 #[path = "support/cli.rs"]
 mod cli;
@@ -23,14 +23,15 @@ Finds the other instances in the local network by UDP multicast.
 
 Usage: discover --name NAME [--interface ADDR] [--port PORT] [--seconds N]
 
-  --name NAME       name to announce: 1 to 63 letters, digits or hyphens
+  --name NAME       name to announce: 1 to 63 letters, digits or hyphens. Instances with
+                    the same name do not find each other.
   --interface ADDR  IPv4 address of the network interface (default: the system
                     chooses)
   --port PORT       port of the group 239.255.77.77 (default 7077)
   --seconds N       time to run (default: until Ctrl-C)
   --help            print this help";
 
-/// A group for use inside an organisation (RFC 2365).
+/// A group of the IPv4 Local Scope (RFC 2365, 6.1).
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 255, 77, 77);
 /// First bytes of an announcement, so that datagrams of other programs are ignored.
 const MAGIC: &[u8] = b"unstick-discover ";
@@ -77,7 +78,7 @@ impl Handler for Discovery {
         };
         let name = String::from_utf8_lossy(name).into_owned();
         if name == self.name {
-            return; // this instance hears itself
+            return; // from this instance, or from one with the same name
         }
         let now = cx.now();
         let peer = (datagram.from, name);
@@ -134,7 +135,8 @@ fn main() -> ExitCode {
             let message = "--name needs 1 to 63 letters, digits or hyphens";
             return Err(cli::Failure::Usage(message.to_owned()));
         }
-        // Several instances on one host receive each announcement.
+        // `reuse_addr` lets several instances on one host share the port. Each of them receives
+        // every announcement.
         let options = UdpOptions::new()
             .reuse_addr(true)
             .join_multicast_v4(GROUP, interface);

@@ -39,14 +39,17 @@ Usage: echo [--tcp ADDR] [--udp ADDR] [--framing NAME] [--frame-len-max BYTES]
   --memory-max BYTES     memory for the messages of all clients together (default
                          268435456); clients that use too much are disconnected
   --tls CERT KEY         encrypt TCP with TLS: PEM files of the certificate and its key
-  --tls-self-signed FILE encrypt TCP with a new certificate for localhost, which is
-                         written to FILE for the clients
+  --tls-self-signed FILE encrypt TCP with a new certificate for localhost and
+                         127.0.0.1, which is written to FILE for the clients
   --help                 print this help
+
+The server disconnects a client that sends nothing for 60 s, that needs more than 30 s
+to send a message, or that does not read for 30 s.
 
 Set RUST_LOG=debug to log every connection. Ctrl-C or SIGTERM ends the server:
 it sends its queued output first, then prints a line of totals.";
 
-/// Maximum time that the server waits, after Ctrl-C or SIGTERM, for clients to read queued output.
+/// Maximum time, after Ctrl-C or SIGTERM, in which the clients can read queued output and close.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(3);
 
 /// Lowest port that is not reserved for system services. Some of these services, such as echo on
@@ -54,7 +57,7 @@ const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(3);
 const USER_PORT_MIN: u16 = 1024;
 
 struct Echo {
-    /// Local address of the UDP socket.
+    /// Local address of the UDP socket; `None` if there is no UDP socket.
     udp_addr: Option<SocketAddr>,
 }
 

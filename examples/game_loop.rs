@@ -20,20 +20,21 @@ A game server with its own loop.
 
 Usage: game_loop [ADDR]
 
-  ADDR    address to listen on (HOST:PORT, default 127.0.0.1:7005)
+  ADDR    address to listen on: HOST:PORT or unix:PATH (default 127.0.0.1:7005)
   --help  print this help
 
-A client sends the lines `left`, `right`, `up` and `down`, and receives the places of
-all players twenty times a second.";
+A client sends the lines `left`, `right`, `up` and `down`. It receives a line twenty
+times a second: the number of the step, and the place X,Y of each player.";
 
 /// Time between two steps of the world.
 const STEP: Duration = Duration::from_millis(50);
-/// Number of steps that are made up after a delay. Further steps are left out.
+/// Maximum number of missed steps that follow a late step at once. Earlier missed steps are left
+/// out.
 const STEPS_LATE_MAX: u32 = 5;
-/// The world is a torus of this size.
+/// Width and height of the world, which is a torus.
 const SIZE: i32 = 100;
 
-/// A place and a speed.
+/// The place of a player, and its speed in each direction per step.
 #[derive(Default)]
 struct Player {
     place: [i32; 2],

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! The framing delivers the head of each request as one frame. For a service in production, a
-//! library for HTTP is the better choice: this server has no bodies in requests, no compression and
-//! no HTTP/2.
+//! library for HTTP is the better choice: this server has no bodies in requests, no
+//! percent-encoding, no compression and no HTTP/2.
 
 #[path = "support/cli.rs"]
 mod cli;
@@ -58,9 +58,9 @@ impl Handler for Server {
                 let (status, body) = respond(&request);
                 (status, body, request.method != "HEAD", request.close)
             }
-            // The rest of the stream has no meaning after an invalid request.
+            // After an invalid request, the start of the next request is unknown.
             Parsed::Bad(status) => (status, format!("{}\n", status.reason()), true, true),
-            Parsed::Partial => return cx.close(conn),
+            Parsed::Partial => return cx.close(conn), // the codec delivers no partial head
         };
         let head = format!(
             "HTTP/1.1 {} {}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n\

@@ -27,11 +27,11 @@ Usage: load ADDR [OPTION]...
   --seconds N        time to measure (default 5)
   --help             print this help
 
-Prints the messages per second, and a histogram of the time from send to echo. The exit
-code is 1 if a connection fails or an echo differs.";
+Prints the messages per second, and percentiles and a histogram of the time from send
+to echo. The exit code is 1 if a connection fails or an echo differs.";
 
-/// Number of buckets for each power of two. A latency below 16 us has a bucket for its microsecond.
-/// A longer latency uses the upper half of the buckets, each of which is at most an eighth wide.
+/// Number of buckets for each power of two. Each microsecond below 16 us has its own bucket. A
+/// longer latency uses one of the upper eight buckets, whose width is at most an eighth of it.
 const PARTS: usize = 16;
 
 /// Counts of latencies in microseconds, in buckets whose width grows with the latency.
@@ -61,7 +61,8 @@ impl Histogram {
         self.counts.iter().sum()
     }
 
-    /// Returns the latency that a share of all messages does not exceed, to within a bucket.
+    /// Returns the end of the bucket of a percentile: at least `per_mille` thousandths of the
+    /// latencies are shorter.
     fn percentile(&self, per_mille: u64) -> u64 {
         let rank = (self.total() * per_mille).div_ceil(1000);
         let mut seen = 0;
@@ -72,7 +73,7 @@ impl Histogram {
         found.map_or(0, Self::end)
     }
 
-    /// Writes a bar for each power of two.
+    /// Writes a bar for each power of two that has latencies. The first bar is below 16 us.
     fn write(&self, out: &mut impl Write) -> io::Result<()> {
         let sums = self.counts.chunks(PARTS).map(|chunk| chunk.iter().sum());
         let sums: Vec<u64> = sums.collect();
@@ -91,7 +92,7 @@ impl Histogram {
 
 struct Load {
     depth: usize,
-    /// A message; the first 16 bytes are the time of its send.
+    /// A message. The first 16 bytes are the time of its send, in nanoseconds since `begun`.
     message: Vec<u8>,
     begun: Instant,
     seconds: u64,
@@ -149,7 +150,7 @@ impl Handler for Load {
         self.fail(cx, failure);
     }
 
-    /// Draws the progress once a second.
+    /// Draws the progress once a second, and stops the loop when the time is over.
     fn on_timer(&mut self, cx: &mut Context<'_, Self>, _: TimerId, _: u64) {
         self.elapsed += 1;
         if io::stderr().is_terminal() {

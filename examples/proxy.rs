@@ -9,8 +9,7 @@
 //! its high watermark, the proxy does not read the other connection.
 //!
 //! An orderly end of one connection becomes an orderly end of the other one, after all bytes. Any
-//! other end becomes a reset at once. So neither peer mistakes a part of the
-//! data for all data.
+//! other end becomes a reset at once. So neither peer mistakes a part of the data for all data.
 
 #[path = "support/cli.rs"]
 mod cli;
@@ -123,8 +122,8 @@ fn main() -> ExitCode {
         let [Some(listen), Some(upstream)] = cli::operands(args)? else {
             return Err(cli::Failure::Usage("two addresses are needed".to_owned()));
         };
-        // A side whose write queue is above its high watermark is still read: `on_frame` pauses
-        // the other side instead.
+        // A connection whose write queue is above its high watermark is still read: `on_frame`
+        // pauses the other connection, which is the source of that output.
         let config = Config::new().read_above_high(true);
         let mut reactor = Reactor::with_config(Proxy { upstream }, config)?;
         reactor.shutdown_on_signals(Duration::from_secs(1))?;

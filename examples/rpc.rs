@@ -5,9 +5,9 @@
 //! cargo run --release --example rpc -- 127.0.0.1:7004 'sleep 300' 'add 1 2' 'echo hello'
 //! ```
 //!
-//! A frame has a length of four bytes. A request is an id of eight bytes and a text; a response is
-//! the id of its request, a status byte and a text. The server answers in any order: in the
-//! example, `sleep` is answered last.
+//! Each frame begins with its length in four bytes. A request is an id of eight bytes and a text; a
+//! response is the id of its request, a status byte and a text. Responses come in any order: here,
+//! the response to `sleep` comes last.
 
 #[path = "support/cli.rs"]
 mod cli;
@@ -41,7 +41,7 @@ const SLEEP_MAX: Duration = Duration::from_secs(60);
 /// Maximum number of `sleep` requests that wait at the same time.
 const SLEEPS_MAX: usize = 10_000;
 
-/// Splits a message into the id and the rest.
+/// Splits a message into the id and the other bytes. Returns `None` if the id is incomplete.
 fn split_id(frame: &[u8]) -> Option<(u64, &[u8])> {
     let (id, rest) = frame.split_first_chunk()?;
     Some((u64::from_be_bytes(*id), rest))
@@ -134,6 +134,9 @@ enum Reply {
 
 /// The calls of one connection. `C` is the value that a program needs when a call ends, for example
 /// the id of the client that waits for the response.
+///
+/// The ids of the calls are also the keys of their timers. So a handler with several `Calls` needs
+/// different ids in each of them.
 struct Calls<C> {
     conn: ConnId,
     timeout: Duration,
@@ -151,7 +154,8 @@ impl<C> Calls<C> {
         }
     }
 
-    /// Sends a request. Its end is returned by `on_frame`, `on_timer` or `on_close`, exactly once.
+    /// Sends a request. If it is sent, exactly one call of `on_frame`, `on_timer` or `on_close`
+    /// returns its `context` and the result.
     fn call<H: Handler>(
         &mut self,
         cx: &mut Context<'_, H>,
@@ -161,13 +165,13 @@ impl<C> Calls<C> {
         self.last_id += 1;
         let id = self.last_id;
         let _ = cx.send_parts(self.conn, &[&id.to_be_bytes(), request.as_bytes()])?;
-        // The key of the timer is the id of the request.
         let timer = cx.set_timer(self.timeout, id);
         self.pending.insert(id, (timer, context));
         Ok(())
     }
 
-    /// Returns the call that a response ends. A response that comes too late ends none.
+    /// Returns the context and the result of the call that a response ends; `None` if the call has
+    /// timed out.
     fn on_frame<H: Handler>(
         &mut self,
         cx: &mut Context<'_, H>,

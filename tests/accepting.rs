@@ -113,8 +113,8 @@ fn connections_per_addr_max_ignores_outgoing_connections() {
     assert_eq!(reactor.stats().accepted, 1);
 }
 
-/// 100 clients connect before the first turn. Each turn accepts `accept_budget` clients, and the
-/// next turn continues without a further event. The first turn also delivers the frame of a
+/// 100 clients connect, and no turn runs meanwhile. Each later turn accepts up to `accept_budget`
+/// clients, without a further connect. The first of these turns also delivers the frame of a
 /// connection that was already open.
 #[test]
 fn accept_budget_bounds_each_turn_and_does_not_delay_frames() {

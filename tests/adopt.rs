@@ -183,7 +183,7 @@ fn adopted_udp_socket_sends_and_receives_earlier_datagrams() {
     settle(&mut reactor);
 }
 
-/// A handler that records the connection, the session and the close reason of every `on_close`.
+/// A handler that records the arguments of every `on_close`.
 #[derive(Default)]
 struct CloseLog(Vec<(ConnId, String, Closed)>);
 
@@ -259,8 +259,8 @@ fn adopting_a_socket_of_the_wrong_kind_fails_and_closes_it() {
     }
 }
 
-/// Runs a child process: adopts the listener that `take_listener` returns, echoes the frames of one
-/// connection, and returns when the connection is closed.
+/// Body of a child process: adopts the listener that `take_listener` returns, echoes the frames of
+/// one connection, and returns when the connection is closed.
 #[cfg(unix)]
 fn run_child(take_listener: impl FnOnce() -> std::os::fd::OwnedFd) {
     let mut reactor = reactor(Probe::echo());
@@ -367,8 +367,8 @@ fn duplicate_descriptor_of_closed_connection_gives_no_event() {
     far.write_all(b"after\n")
         .expect("the duplicate keeps the socket open");
     let mut seen = [0; 6];
-    let peeked = duplicate.set_nonblocking(false);
-    peeked.expect("the flag can be set");
+    let blocking = duplicate.set_nonblocking(false);
+    blocking.expect("the flag can be set");
     let len = duplicate.peek(&mut seen).expect("the bytes have arrived");
     assert!(len > 0, "no bytes arrived that could cause an event");
     settle(&mut reactor);
@@ -404,15 +404,15 @@ fn duplicate_descriptor_of_closed_udp_socket_gives_no_event() {
     assert_eq!(reactor.stats().datagrams_in, 1);
 }
 
-/// Child processes inherit none of the reactor's descriptors.
+/// Child processes inherit no descriptor with this flag.
 #[test]
 #[cfg(target_os = "linux")]
-fn every_descriptor_of_a_reactor_is_close_on_exec() {
+fn descriptors_of_a_reactor_are_close_on_exec() {
     use socket2::{Domain, Socket, Type};
     use unstick::Config;
     if !common::is_child() {
         // The test runs again in its own process, because other tests open descriptors too.
-        let output = common::rerun("every_descriptor_of_a_reactor_is_close_on_exec")
+        let output = common::rerun("descriptors_of_a_reactor_are_close_on_exec")
             .output()
             .expect("the test binary runs again");
         assert!(output.status.success(), "{output:?}");

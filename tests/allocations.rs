@@ -1,9 +1,9 @@
-//! The steady state allocates nothing: after its peak load, a reactor handles a million frames
-//! without an allocation in its thread.
+//! The steady state allocates nothing: after its peak load, a reactor handles up to a million
+//! frames without an allocation in its thread.
 //!
 //! The clients run in other threads, whose allocations are not counted. The kernel decides how many
 //! connections hold a partial frame, and thus a buffer, at the same time. To cover the worst case,
-//! most tests first fill the pool with buffers of every size for all connections ([`fill_pool`]).
+//! most tests first fill the pool with buffers of all sizes that they need ([`fill_pool`]).
 //!
 //! Further tests check a deframer, a read side and a framed stream without a reactor.
 
@@ -102,8 +102,9 @@ fn connected(handler: Echo, config: Config, conns: usize) -> (Reactor<Echo>, Vec
     (reactor, clients)
 }
 
-/// Makes the pool allocate `count` buffers of each size up to `len_max` at once. The pool gets all
-/// of them back, because their connections are aborted.
+/// Makes the pool allocate buffers whose sizes are the powers of two from 64 bytes to `len_max`:
+/// `count` buffers of each size exist at once. The pool gets all of them back, because their
+/// connections are aborted.
 fn fill_pool(reactor: &mut Reactor<Echo>, count: usize, len_max: usize) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port is available");
     let addr = listener.local_addr().expect("the socket is bound");
@@ -182,7 +183,7 @@ fn allocations(
             }
             assert!(
                 now.0 - last.0 < DEADLINE,
-                "the count of messages stayed at {} for {DEADLINE:?}",
+                "the progress stayed at {} for {DEADLINE:?}",
                 now.1
             );
         }
@@ -237,7 +238,7 @@ fn single_frames_on_64_connections_allocate_nothing() {
     assert_no_allocation(Config::default(), 64, 1, SINGLE_FRAMES);
 }
 
-/// All three timeouts are set, so each read, frame and write records a time.
+/// Three timeouts are set, so each read, frame and write records a time.
 #[test]
 fn timeouts_on_every_frame_allocate_nothing() {
     let mut config = Config::default();
@@ -267,7 +268,7 @@ fn setting_and_cancelling_a_timer_per_frame_allocates_nothing() {
     );
 }
 
-/// Every frame arrives in four pieces: it is cut once in the header and twice in the payload.
+/// Every frame is sent in four pieces: it is cut once in the header and twice in the payload.
 #[test]
 fn partial_frames_allocate_nothing() {
     const CONNS: usize = 64;
@@ -461,9 +462,9 @@ fn repeated_bursts_in_a_deframer_allocate_nothing() {
     assert_eq!(counted.count_total, 0);
 }
 
-/// Before the count, frames of all sizes arrive in two pieces each, so the buffer of a partial
-/// frame is allocated but never grows. The counted frame arrives in five pieces, so its buffer
-/// grows.
+/// Before the count, frames of 32 bytes to 256 KiB arrive in two pieces each, so the buffer of a
+/// partial frame is allocated but never grows. The counted frame arrives in five pieces, so its
+/// buffer grows.
 #[test]
 fn first_growth_of_a_partial_frame_allocates_nothing() {
     const LEN_MAX: usize = 256 * 1024;

@@ -1,6 +1,6 @@
-//! The traits of public types: `Send`, `Sync`, `Clone`, `Copy`, `Hash`, `Ord` and `Error`. A new
-//! private field can remove an automatic trait of its type. If this happens, these tests do not
-//! compile.
+//! The traits of public types: `Send`, `Sync`, `Debug`, `Clone`, `Copy`, `Eq`, `Hash`, `Ord` and
+//! `Error`. A new private field can remove an auto trait, such as `Send`, from its type. If this
+//! happens, these tests do not compile.
 
 use std::error::Error;
 use std::fmt::Debug;

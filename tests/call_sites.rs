@@ -105,7 +105,8 @@ fn payloads_are_bytes_or_text_and_broadcast_takes_references() {
     }
 }
 
-/// The configuration allows a minute for a close, and the connection 1 ms. The peer never closes.
+/// The configuration allows two minutes for a close, and the connection 1 ms. The peer never
+/// closes.
 #[test]
 fn own_close_deadline_ends_a_close_before_that_of_the_config() {
     let config = Config::new().close_deadline(2 * DEADLINE);
@@ -128,7 +129,7 @@ fn own_close_deadline_ends_a_close_before_that_of_the_config() {
     assert!(matches!(reason, CloseReason::CloseTimeout), "{reason}");
 }
 
-/// Each setter changes its own field only.
+/// Six of the setters are tested together.
 #[test]
 fn setters_of_config_change_the_field_of_their_name() {
     let second = Duration::from_secs(1);

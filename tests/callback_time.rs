@@ -10,7 +10,8 @@ use unstick::{Config, Framing, Reactor};
 /// Time that the handler takes for each frame.
 const STEP: Duration = Duration::from_millis(5);
 
-/// Delivers three frames to a handler that sleeps for [`STEP`] in each `on_frame`.
+/// Delivers three frames to a handler that sleeps for [`STEP`] in each `on_frame`. Then aborts the
+/// connection, and lets a timer fire.
 fn run_three_frames(slow_callback_min: Option<Duration>) -> Reactor<Probe> {
     let probe = Probe::new(|_, event| {
         if matches!(event, Event::Frame(..)) {

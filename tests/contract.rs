@@ -1,5 +1,6 @@
-//! Every decoder detects a custom codec that breaks the `Codec` contract. Decoding of the stream
-//! ends with `FrameError::Contract`; other streams are not affected.
+//! Deframers, connections and `Datagram::frame` detect a custom codec that breaks the `Codec`
+//! contract. Decoding of the stream or datagram ends with `FrameError::Contract`. Other streams and
+//! datagrams are not affected.
 
 mod common;
 
@@ -17,8 +18,8 @@ use unstick::{
 type MakeStep = fn(&[u8]) -> Step;
 
 /// A codec that breaks its contract. A `g` is a valid frame of one byte. If the input begins with
-/// `h` and has three bytes, the codec returns the wrong step at once. For other input, it returns
-/// the wrong step at the end of the stream.
+/// `h` and has at least three bytes, the codec returns the wrong step at once. For other input, it
+/// returns the wrong step at the end of the stream.
 struct Hostile(MakeStep);
 
 impl Codec for Hostile {

@@ -40,7 +40,8 @@ fn take(reactor: &mut Reactor<Probe>) -> Recording {
     reactor.with(|_, cx| cx.take_recording())
 }
 
-/// Returns the end of the last span. Checks that the spans begin at zero and are contiguous.
+/// Returns the end of the last span, or zero if there is none. Checks that the spans begin at zero,
+/// are contiguous, and are not empty.
 fn end_of<'a>(spans: impl IntoIterator<Item = &'a Span>, name: &str) -> u64 {
     spans.into_iter().fold(0, |end, span| {
         assert!(span.len > 0, "{name}: empty span at offset {end}");
@@ -132,8 +133,8 @@ fn frame_in_many_reads_is_recorded_as_one_frame() {
     }
 }
 
-/// The payloads and the pauses of the reader are random, and the socket buffers, reads and budgets
-/// are small. After all frames are delivered, all four lists cover the same bytes.
+/// The payloads, the pauses of the reader, and the limits of reads and budgets are random. The
+/// socket buffers are small. After all frames are delivered, all four lists cover the same bytes.
 #[test]
 fn sends_writes_reads_and_frames_cover_the_same_bytes() {
     let framings = [

@@ -12,7 +12,8 @@ use unstick::{
     Origin, Out, Reactor, Step,
 };
 
-/// Returns the sockets that the last turns have detached.
+/// Removes all recorded events, and returns the connections that they detached. Panics if one of
+/// the events is another close.
 fn detached(reactor: &mut Reactor<Probe>) -> Vec<Detached> {
     let events = std::mem::take(&mut reactor.handler_mut().events);
     let closed = events.into_iter().filter_map(|event| match event {
@@ -97,7 +98,7 @@ fn write_in_pieces(to: &TcpStream, bytes: Vec<u8>) -> std::thread::JoinHandle<()
     })
 }
 
-/// Each frame is delivered by a different reactor than the previous frame. The stream arrives in
+/// Each frame is delivered by a different reactor than the previous frame. The stream is sent in
 /// short pieces, so headers and payloads are cut.
 #[test]
 fn stream_that_moves_after_each_frame_keeps_every_byte() {
@@ -156,7 +157,7 @@ fn stream_that_moves_after_each_frame_keeps_every_byte() {
     let opens: usize = hops.iter().map(|hop| hop.handler().opens).sum();
     assert_eq!(
         opens, 101,
-        "on_open runs once in each reactor that gets the stream"
+        "on_open runs once for the accept, and once for each of 100 moves"
     );
 }
 
@@ -212,9 +213,9 @@ fn skip_of_a_too_long_frame_continues_after_a_move() {
     }
 }
 
-/// The watermarks count the unsent output of a detached connection like the output of `send`.
+/// Adopted output above the low watermark counts as output above the high watermark.
 #[test]
-fn unsent_output_above_watermark_holds_the_reads_after_a_move() {
+fn unsent_output_above_low_watermark_holds_reads_after_a_move() {
     const LEN: usize = 4_000_000;
     let (mut reactor, addr) = listening(Probe::silent(), Config::default(), Framing::line());
     let (mut far, conn) = open_narrow(&mut reactor, addr);
@@ -281,7 +282,8 @@ impl Codec for Nul {
     }
 }
 
-/// Moves a connection whose framing has skipped the beginning of a frame that is too long.
+/// Detaches a connection whose framing has skipped the beginning of a frame that is too long.
+/// Returns its client and the detached connection. `reframed` replaces the framing before that.
 fn moved_in_a_skip(framing: &Framing, reframed: Option<Framing>) -> (TcpStream, Detached) {
     let framing = framing.clone().frame_len_max(4).skip_too_long();
     let (mut reactor, addr) = listening(Probe::silent(), Config::default(), framing);
@@ -485,7 +487,8 @@ fn detached_socket_makes_no_event_in_its_former_reactor() {
     assert_eq!(reactor.stats().events, events);
 }
 
-/// The peer ends its side before the connection is detached. The next reactor reports this end.
+/// The peer ends its side before the connection is detached. The reactor that adopts the connection
+/// reports this end again.
 #[test]
 fn end_of_the_stream_is_reported_after_a_move_too() {
     let mut probe = Probe::silent();

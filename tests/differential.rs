@@ -1,8 +1,8 @@
 //! Differential tests of the framings against references: other crates (tokio-util,
 //! integer-encoding) or naive decoders. This crate and the reference must encode a payload to the
-//! same bytes. They must decode a stream to the same frames, wherever the stream is cut. Each
-//! reference defines the intended differences ([`Reference::explains`]). Every other difference
-//! fails the test.
+//! same bytes. They must decode a stream, cut at random offsets, to the same frames. Each reference
+//! defines the intended differences ([`Reference::explains`]). Every other difference fails the
+//! test.
 
 mod common;
 #[path = "common/naive.rs"]
@@ -20,7 +20,7 @@ use common::Random;
 use naive::{Field, Format, Limit};
 use streams::{Seen, deframe, frame, garbage, mutate, payload, pieces};
 
-/// Number of stream bytes to decode for each framing.
+/// Minimum number of stream bytes that one call of [`compare`] decodes.
 const STREAM_BYTES: usize = 10_000_000;
 /// Maximum frame length in this crate and in the reference. Some payloads are longer. Many payload
 /// lengths are near a power of two, so the limit is a power of two.
@@ -85,7 +85,8 @@ fn compare<R: Reference>(first_seed: u64, make: impl Fn(&mut Random) -> R) {
     println!("{decoded} bytes, {frames} frames, {errors} errors, {explained} explained");
 }
 
-/// Returns a random stream: whole frames, whole frames with a few bytes changed, or garbage.
+/// Returns a random stream: whole frames, whole frames with a few bytes changed, or garbage. Checks
+/// that this crate and the reference encode each frame to the same bytes.
 fn stream(reference: &impl Reference, seed: u64, random: &mut Random) -> Vec<u8> {
     let (len, is_mutated) = match random.below(8) {
         0..3 => return garbage(&reference.alphabet(), random),
@@ -598,7 +599,8 @@ impl Naive {
         Self::new(Format::Field(field), b"\0\0\0\0\x01\x02\x09\xFF", random)
     }
 
-    /// Chooses a set of delimiters whose prefixes and suffixes overlap.
+    /// Chooses a set of delimiters. In most sets, a delimiter overlaps with another one or with
+    /// itself.
     fn delimiters(random: &mut Random) -> Self {
         let sets: [&[&str]; 11] = [
             &[";;"],

@@ -59,7 +59,7 @@ impl Outer {
 fn outer_loop_on_the_descriptor_gets_every_frame() {
     const FRAMES: usize = 500;
     let mut config = Config::default();
-    // Every budget is small, so dispatches end with work left for a later turn.
+    // These budgets are small, so dispatches end with work left for a later turn.
     (
         config.frame_budget,
         config.read_budget_bytes,

@@ -201,7 +201,8 @@ fn answer_computed_after_the_peers_end_is_not_lost() {
     assert!(matches!(reactor.handler().closed[..], [CloseReason::Peer]));
 }
 
-/// The default `on_half_close` closes the connection at once, so a later `send` returns an error.
+/// `Probe::on_half_close` closes the connection at once, as the default does. Therefore a later
+/// `send` returns an error.
 #[test]
 fn default_on_half_close_refuses_a_later_answer() {
     let (mut reactor, addr) = listening(Probe::silent(), Config::default(), Framing::length_u32());

@@ -38,11 +38,11 @@ impl Stop {
 
     /// Lets the reactor read the connection again: resumes the connection or grants credit.
     fn resume_reading(self, reactor: &mut Reactor<Probe>, conn: ConnId) {
-        let ended = reactor.with(|_, cx| match self {
+        let resumed = reactor.with(|_, cx| match self {
             Self::Pause => cx.resume(conn),
             Self::Credit => cx.grant(conn, 100),
         });
-        ended.expect("the connection is open");
+        resumed.expect("the connection is open");
     }
 }
 

@@ -1,5 +1,5 @@
-//! Hostile input for every framing: no panic, no loop without progress, and memory bounded by the
-//! bytes received, not by a claimed length.
+//! Hostile input for framings of every kind: no panic, no loop without progress, and memory bounded
+//! by the bytes received, not by a claimed length.
 
 mod common;
 #[path = "common/streams.rs"]
@@ -19,7 +19,8 @@ const BASE_BYTES: u64 = 3 * 8 * 1024;
 /// exists too.
 const GROWTH_MAX: u64 = 15;
 
-/// Returns every framing with each length limit, and the bytes with a meaning in that framing.
+/// Returns framings of every kind, each with five length limits, and the bytes with a meaning in
+/// that framing.
 fn framings() -> Vec<(Framing, &'static [u8])> {
     let mut framings: Vec<(Framing, &[u8])> = FRAMINGS
         .into_iter()

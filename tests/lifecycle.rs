@@ -307,8 +307,8 @@ fn child_process_inherits_no_descriptor() {
     );
 }
 
-/// Connections end in every way: FIN or reset of the peer, failed connect, graceful shutdown, and
-/// shutdown deadline. At the shutdown, some connections are open and some are still connecting.
+/// Connections end in several ways: FIN or reset of the peer, failed connect, graceful shutdown,
+/// and shutdown deadline. At the shutdown, some connections are open and some are still connecting.
 #[test]
 fn on_close_comes_once_and_last_for_every_connection() {
     const EACH: usize = 10;
@@ -386,8 +386,8 @@ fn megabyte_per_frame() -> Probe {
     })
 }
 
-/// Returns a reactor and 100 clients that have not read anything. The reactor has queued 1 MiB of
-/// output for each client.
+/// Returns a reactor and 100 clients that have not read anything. The handler has sent 1 MiB to
+/// each client, and the kernel has accepted less than half of all output.
 fn with_megabytes_pending() -> (Reactor<Probe>, Vec<TcpStream>) {
     let framing = Framing::length_u32();
     let (mut reactor, addr) = listening(megabyte_per_frame(), Config::default(), framing);

@@ -473,7 +473,8 @@ fn on_drained_runs_once_if_a_write_fails_above_high() {
     assert_eq!(drained_count(&reactor), 1);
 }
 
-/// Sends until the write queue is full, and returns the accepted frames.
+/// Sends more frames than the write queue can hold, then a short frame that still fits. Returns the
+/// accepted frames.
 fn send_until_full(cx: &mut Context<'_, Probe>, conn: ConnId) -> Vec<u8> {
     let mut accepted = Vec::new();
     let mut refused = 0;

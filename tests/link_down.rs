@@ -1,5 +1,5 @@
-//! A network that disappears while data is in flight. Each test takes down the loopback interface
-//! of a new network namespace.
+//! A network that disappears under an open connection, which then sends data. Each test takes down
+//! the loopback interface of a new network namespace.
 
 #![cfg(target_os = "linux")]
 
@@ -18,7 +18,7 @@ use unstick::{CloseReason, Closed, Config, ConnId, Framing, Reactor};
 const TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Opens a connection, exchanges a frame, and then takes the network down. Returns `None` if the
-/// system allows no network namespace.
+/// system allows no network namespace, or if the program `ip` fails in it.
 fn connected_without_a_network(config: Config) -> Option<(Reactor<Probe>, ConnId, TcpStream)> {
     if !enter_new_network(&[&["ip", "link", "set", "lo", "up"]]) {
         return None;
@@ -93,7 +93,8 @@ fn lost_network_ends_a_connection_at_tcp_user_timeout() {
             .set_user_timeout(Some(TIMEOUT))
             .expect("Linux has TCP_USER_TIMEOUT");
     });
-    // The kernel accepts the whole frame, so only the kernel can notice that it never arrives.
+    // The kernel accepts the whole frame, so only the kernel can notice that the frame never
+    // arrives.
     let closed = close_after_frames(&mut reactor, conn, 1, 1000);
     assert!(is_io(&closed.reason, ErrorKind::TimedOut), "{closed:?}");
     assert_eq!(closed.unsent_bytes, 0);

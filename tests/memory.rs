@@ -59,8 +59,8 @@ fn send_partial_frame(reactor: &mut Reactor<Probe>, client: &mut TcpStream) {
         .expect("non-blocking mode can be set");
 }
 
-/// Queues output for a peer that does not read, until the memory budget is used up. Returns the
-/// number of queued bytes.
+/// Sends output to a peer that does not read, until the memory budget is used up. Returns the
+/// number of bytes sent, headers included.
 fn fill_with_output(reactor: &mut Reactor<Probe>, conn: ConnId) -> usize {
     let mut sent = 0;
     while held(reactor) < MEMORY_MAX {

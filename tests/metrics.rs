@@ -45,7 +45,7 @@ impl Values {
         values.entry(name).or_default().clone()
     }
 
-    /// Returns a value. `labels` follow the label of the reactor.
+    /// Returns a value, or 0 if it is not registered. `labels` follow the label of the reactor.
     fn get(&self, name: &str, labels: &str) -> u64 {
         let name = format!("unstick_{name}{{reactor=main{labels}}}");
         let values = self.values.lock().expect("no test panics with the lock");
@@ -157,6 +157,7 @@ fn metrics_equal_the_traffic_of_the_clients() {
     });
 }
 
+/// The counters by reason, error and limit are registered later, so this test does not check them.
 #[test]
 fn every_metric_has_a_description() {
     let values = Values::default();

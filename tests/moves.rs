@@ -69,7 +69,8 @@ impl Handler for Hop {
     }
 }
 
-/// Returns the payload of a frame: mostly short, sometimes longer than a read.
+/// Returns the payload of a frame. One in 500 frames is longer than a read, and the others are
+/// short. A debug build sends only 250 frames per connection, so all of them are short.
 fn payload(nth: u64) -> Vec<u8> {
     let len = match nth % 500 {
         499 => 300_000,
@@ -85,7 +86,7 @@ fn frame(nth: u64) -> Vec<u8> {
     common::frame("u32", &payload(nth))
 }
 
-/// Sends all frames of one connection in pieces that ignore the frames, and checks the echo.
+/// Sends all frames of one connection, in pieces that do not match the frames, and checks the echo.
 fn exchange(addr: SocketAddr) {
     let mut reader = client(addr);
     let mut writer = reader.try_clone().expect("a descriptor is available");

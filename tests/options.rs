@@ -1,4 +1,5 @@
-//! Socket options: each is set through the crate, read back from the kernel and has its effect.
+//! Socket options: they are set through the crate and read back from the kernel. The effect of some
+//! of them is tested too.
 
 mod common;
 
@@ -150,7 +151,7 @@ fn linux_socket_options_read_back_as_set() {
 }
 
 #[test]
-fn ipv6_socket_has_the_ipv4_option_names() {
+fn ttl_tos_and_multicast_options_work_on_ipv6() {
     let mut reactor = reactor();
     let options = UdpOptions::new()
         .only_v6(true)
@@ -326,8 +327,8 @@ fn reuse_port_must_be_set_by_every_listener() {
     second
         .with(|_, cx| cx.listen_with(addr, Framing::raw(), &shared))
         .expect("SO_REUSEPORT shares the port");
-    // The kernel chooses the listener of a connection by a hash of its ports. So each of the two
-    // listeners gets some of 64 connections.
+    // The kernel chooses the listener of a connection by a hash of its addresses and ports. So each
+    // of the two listeners gets some of 64 connections.
     let _clients: Vec<_> = (0..64).map(|_| common::client(addr)).collect();
     let deadline = std::time::Instant::now() + common::DEADLINE;
     while reactors.iter().map(|r| r.stats().accepted).sum::<u64>() < 64 {
@@ -548,7 +549,8 @@ fn connect_options_timeout_fails_the_connect() {
     let timeout = Duration::from_millis(40);
     assert!(Config::default().connect_deadline > 100 * timeout);
     let begun = std::time::Instant::now();
-    // Two addresses: the timeout covers all of them together.
+    // Both addresses share the timeout. The second address would be tried after 250 ms, so the
+    // timeout ends first.
     let options = ConnectOptions::new().timeout(timeout);
     reactor.with(|_, cx| cx.connect_with(&[addr, addr][..], Framing::raw(), (), &options));
     assert_eq!(only_failure(&mut reactor), ErrorKind::TimedOut);
@@ -558,15 +560,15 @@ fn connect_options_timeout_fails_the_connect() {
     );
 }
 
-/// Each address gets only a part of the connect deadline. So an address without a reply, such as an
-/// IPv6 address on a network that drops IPv6, leaves time for the next address.
+/// The next address is tried 250 ms after an address without a reply, such as an IPv6 address on a
+/// network that drops IPv6.
 #[test]
 fn connect_leaves_time_for_the_next_address() {
     let (_held, without_reply) = silent();
     let listener = TcpListener::bind(LOOPBACK).expect("a free port is available");
     let addr = listener.local_addr().expect("the listener is bound");
     let mut reactor = reactor();
-    // Each address gets a hundredth of `Config::connect_deadline`.
+    // The connect ends with the third address, so the other 97 addresses are not tried.
     let mut addrs = vec![without_reply, without_reply, addr];
     addrs.resize(100, without_reply);
     let conn = reactor.connect(&addrs[..], Framing::raw(), ());

@@ -29,8 +29,8 @@ fn closes(reactor: &Reactor<Probe>) -> Vec<(ConnId, &CloseReason)> {
         .collect()
 }
 
-/// Waits until the client receives the FIN, drops the client, and waits for the close. A connection
-/// closes only after the peer has ended its side too.
+/// Waits until the client receives the FIN, drops the client, and waits for the close. A closing
+/// connection ends when its peer has ended its side too, or at `close_deadline`.
 fn drive_to_fin(reactor: &mut Reactor<Probe>, client: TcpStream) {
     client
         .set_nonblocking(true)

@@ -1,5 +1,5 @@
-//! Owned payloads (`send_owned`): they keep their order among borrowed payloads, are copied at most
-//! once, and are returned on an error.
+//! Owned payloads (`send_owned`): their order among borrowed payloads, their copies, and the return
+//! of a refused payload.
 
 mod common;
 
@@ -134,7 +134,7 @@ fn owned_payload_is_returned_if_it_is_refused() {
     assert!(*refused.payload == long(b'y'));
     assert_eq!(
         accepted, 2,
-        "the third payload exceeds the limit by its line ending"
+        "three payloads with their line endings exceed the limit"
     );
     let queued = reactor.with(|_, cx| cx.queued_bytes(conn));
     assert_eq!(queued.expect("the connection is open"), 2 * (LONG_LEN + 1));

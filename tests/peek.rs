@@ -101,9 +101,10 @@ fn bytes_after_the_current_frame_are_visible_at_once() {
     }
 }
 
-/// Each framing decodes the same frames, regardless of the offset at which `peek` stops the stream.
+/// The handler peeks at the open and after each frame. No byte is lost or repeated, for each offset
+/// at which the stream is cut.
 #[test]
-fn peek_changes_no_frame_of_any_framing() {
+fn peek_before_each_frame_keeps_the_stream() {
     for name in FRAMINGS {
         let stream: Vec<u8> = (0..5).flat_map(|n| frame(name, &[b'a' + n; 9])).collect();
         for cut in 1..=stream.len() {

@@ -212,6 +212,7 @@ fn connection_without_a_valid_proxy_header_is_reset() {
             bytes.escape_ascii()
         );
         let end = client.read(&mut [0; 1]);
+        // At the deadline, the connection is closed with a FIN.
         let is_timeout = expected == "TimedOut";
         assert!(is_timeout || end.is_err_and(|it| it.kind() == ErrorKind::ConnectionReset));
         let stats = rig.reactor.stats();

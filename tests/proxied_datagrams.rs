@@ -74,7 +74,7 @@ impl Rig {
             .expect("loopback accepts datagrams");
     }
 
-    /// Runs until the server has handled `count` datagrams.
+    /// Runs until the server has handled `count` datagrams since its start.
     fn drive(&mut self, count: u64) {
         drive(&mut self.reactor, |reactor| {
             let stats = reactor.stats();

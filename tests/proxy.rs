@@ -16,7 +16,7 @@ use std::thread;
 use child::Proxy;
 use common::{DEADLINE, client};
 
-/// Bytes to send: 1 GB, or 100 MB in a debug build.
+/// Bytes to send, rounded down to whole blocks: 1 GB, or 100 MB in a debug build.
 const LEN: usize = if cfg!(debug_assertions) {
     100_000_000
 } else {

@@ -1,5 +1,5 @@
 //! Attacks on a server with `Config::for_public_server`: clients that misbehave together use up the
-//! memory budget, and a well-behaved client is still served.
+//! memory budget, and a well-behaved client still gets its replies.
 
 mod common;
 
@@ -13,7 +13,7 @@ use unstick::{Config, Framing, Stats};
 const MEMORY_MAX: usize = 4 << 20;
 const CLIENTS: usize = 300;
 
-/// Writes as much as the server takes at once. A server that aborts the client is no error.
+/// Writes until a write would block or fails. A write fails if the server has aborted the client.
 fn write_some(client: &mut TcpStream, bytes: &[u8]) {
     client
         .set_nonblocking(true)
@@ -28,8 +28,8 @@ fn write_some(client: &mut TcpStream, bytes: &[u8]) {
     }
 }
 
-/// Lets clients send bytes and keep their connections, and checks that another client is served in
-/// the meantime. Returns the statistics of the server.
+/// Lets each of many clients send `bytes` twice and keep its connection. Checks that another client
+/// gets a reply after each of these sends. Returns the statistics of the server.
 fn attack(bytes: &[u8]) -> Stats {
     let config = Config::for_public_server(MEMORY_MAX);
     let server = Server::start(Probe::echo(), config, Framing::length_u32());

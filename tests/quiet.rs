@@ -13,6 +13,8 @@ fn short(framed: &str) -> Vec<u8> {
     frame("u32", framed.as_bytes())
 }
 
+/// The statistics count events, accepts, reads, writes and turns. A call that they do not count
+/// remains unnoticed here.
 #[test]
 fn idle_turn_is_one_poll_and_no_other_call() {
     let (mut reactor, addr) = listening(Probe::echo(), Config::default(), Framing::length_u32());
@@ -211,7 +213,8 @@ mod process {
     /// Number of descriptors that the child process keeps open until it reads `free descriptors`.
     const SPARE_DESCRIPTORS: usize = 30;
 
-    /// The server side of [`ChildServer`]: echoes frames and prints a line for each close.
+    /// The server side of [`ChildServer`]: echoes frames, prints a line for each close, and runs
+    /// the commands of its standard input.
     fn serve_as_child() {
         env_logger::init_from_env(env_logger::Env::default().default_filter_or("warn"));
         let probe = Probe::new(|cx, event| match event {
@@ -288,10 +291,10 @@ mod process {
         );
     }
 
-    /// 200 clients connect to a process with at most 64 descriptors, 30 of which are in use. The
-    /// other clients wait in the backlog; meanwhile the loop neither spins nor floods the log. The
-    /// waiting clients are accepted when descriptors are free again. No new client must connect for
-    /// that, and code outside the reactor may have freed the descriptors.
+    /// 200 clients connect to a process with at most 64 descriptors, more than 30 of which are in
+    /// use. The clients without a descriptor wait in the backlog; meanwhile the loop neither spins
+    /// nor floods the log. The waiting clients are accepted when descriptors are free again. No new
+    /// client must connect for that, and code outside the reactor may have freed the descriptors.
     #[test]
     fn emfile_backlog_is_accepted_when_descriptors_free_up() {
         const NAME: &str = "process::emfile_backlog_is_accepted_when_descriptors_free_up";

@@ -1,5 +1,5 @@
-//! One test for each fixed bug of the framings. Each test is named after its bug, and its comment
-//! describes the fault.
+//! Fixed bugs of the framings, and lengths at the bounds of integer types. The test of a bug is
+//! named after the bug, and a comment above it describes the bug.
 
 mod common;
 #[path = "fuzz/entries/lib.rs"]
@@ -95,7 +95,8 @@ fn length_fn_is_called_once_for_the_bytes_it_asked_for() {
         let before = last.swap(bytes.len(), Ordering::Relaxed);
         assert!(
             before == 0 || bytes.len() >= 3,
-            "{before} bytes were enough"
+            "called with {} bytes after Need(3)",
+            bytes.len()
         );
         match bytes {
             [_, _, len, ..] => {
@@ -242,7 +243,7 @@ fn reframe_in_on_peek_forgot_a_skipped_line() {
 }
 
 /// A reader that removes and returns the last piece at each read. For an empty piece, the read
-/// would block.
+/// would block, unless it is the only piece left. Without a piece, the stream has ended.
 struct Pieces(Vec<Vec<u8>>);
 
 impl std::io::Read for Pieces {
@@ -311,7 +312,7 @@ fn smtp_smuggling_passed_as_lines() {
     }
 }
 
-/// Returns lengths near the bounds of every integer type that may store a length.
+/// Returns lengths near `limit` and near the bounds of integers of 8, 16, 24, 32 and 64 bits.
 fn extreme_lengths(limit: usize) -> impl Iterator<Item = u64> {
     let limit = limit as u64;
     let edges = [0, 1, 2, 255, 1 << 16, 1 << 24, 1 << 31, 1 << 32, 1 << 63];
@@ -328,7 +329,7 @@ fn compare(format: &Format, limit: Limit, stream: &[u8]) {
     }
 }
 
-/// Checks that the framer accepts exactly the payloads that the reference accepts.
+/// Checks for three payloads that the framer accepts exactly those that the reference accepts.
 fn compare_encoders(format: &Format, limit: Limit) {
     let mut framer = Framer::new(format.framing(limit));
     for payload in [&b""[..], b"a", &[7; 300]] {
@@ -353,7 +354,7 @@ fn field(len: u64, width: u8, is_little: bool) -> Vec<u8> {
     bytes
 }
 
-/// Tests every setting of a length field with every extreme length.
+/// Tests length fields of every width, with several other settings, limits and extreme lengths.
 #[test]
 fn length_fields_do_not_overflow_at_any_extreme() {
     let adjustments = [0, 300, -300, i64::MAX, i64::MIN, i64::MIN + 9];
@@ -435,9 +436,9 @@ fn length_field_overflowed_with_an_extreme_strip() {
     assert!(framer.frame(b"a").is_ok());
 }
 
-/// Tests valid settings with extreme values on a live connection, in both directions.
+/// Sends and receives with extreme but valid settings. No input forms a frame, and nothing panics.
 #[test]
-fn extreme_length_fields_work_on_a_live_connection() {
+fn extreme_length_fields_do_not_panic_on_a_connection() {
     for (adjustment, strip) in [(i64::MIN, 1 << 20), (i64::MAX, 0), (i64::MIN, 0)] {
         for width in [1, 8] {
             let field = LengthField::new(width).adjustment(adjustment).strip(strip);
@@ -526,8 +527,8 @@ fn last_record_without_its_delimiter_was_lost() {
     }
 }
 
-/// A codec whose frames end with a NUL byte. It drops the first byte of each frame, and skips the
-/// others as filler.
+/// A codec that delivers no frame. It drops the first byte with `SkipPart`, and skips the following
+/// bytes, up to a NUL byte, as filler.
 struct DropThenFill;
 
 impl Codec for DropThenFill {

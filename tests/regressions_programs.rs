@@ -54,7 +54,7 @@ fn proxied() -> (Proxy, TcpStream, TcpStream) {
     (proxy, client, server)
 }
 
-/// Writes until the proxy no longer reads.
+/// Writes until a write waits for 200 ms, because the proxy no longer reads.
 fn flood(stream: &mut TcpStream) {
     stream
         .set_write_timeout(Some(Duration::from_millis(200)))

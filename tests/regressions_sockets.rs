@@ -1,6 +1,6 @@
-//! One test for each fixed bug of accepting, connecting and closing, and of addresses.
+//! Fixed bugs of accepting, connecting, closing, addresses and debug texts.
 //!
-//! Each test is named after its bug, and its comment describes the bug.
+//! The test of a bug is named after the bug, and a comment above it describes the bug.
 
 mod common;
 
@@ -18,14 +18,14 @@ fn reactor() -> Reactor<Probe> {
 }
 
 /// Runs a test of this file again under strace, which makes system calls fail. `inject` is the
-/// value of strace's option `inject`.
+/// value of strace's option `inject`. Does nothing if strace is not usable.
 #[cfg(target_os = "linux")]
 fn rerun_with_errors(test: &str, inject: &str) {
     common::strace::rerun(test, &["-e", &format!("inject={inject}")]);
 }
 
 // EPERM and EACCES counted as errors of one connection, so the listener accepted again at once. A
-// security module returns them for every accept, so this loop was endless.
+// security module may return them for every accept, so this loop was endless.
 #[cfg(target_os = "linux")]
 #[test]
 fn accept_that_is_never_permitted_used_a_whole_processor() {
@@ -145,7 +145,8 @@ fn dead_first_address_cost_its_whole_timeout() {
     let live_addr = live.local_addr().expect("the listener is bound");
     let mut reactor = reactor();
     let start = Instant::now();
-    // Half of this timeout, the share of one address, is longer than the deadline of `drive`.
+    // With the bug, the first address got half of this timeout, which exceeds the deadline of
+    // `drive`.
     let options = ConnectOptions::new().timeout(4 * DEADLINE);
     let conn =
         reactor.with(|_, cx| cx.connect_with(&[dead, live_addr][..], Framing::raw(), (), &options));

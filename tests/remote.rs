@@ -314,7 +314,7 @@ fn posts_that_repost_do_not_starve_frames() {
     assert!(ran <= 100 * turns, "{ran} closures ran in {turns} turns");
 }
 
-/// A posted closure can do everything that a callback can, for example send.
+/// A posted closure gets a `Context`, so it can send.
 #[test]
 fn posted_closure_sends_to_a_connection() {
     let server = Server::start(Probe::silent(), Config::default(), Framing::length_u32());
@@ -492,15 +492,14 @@ fn remote_send_that_fails_returns_the_payload() {
     }
 }
 
-/// A turn runs at most `post_budget` posts. The other posts wait for the next turn.
 #[test]
 fn turn_runs_at_most_post_budget_posts() {
     let mut config = Config::default();
     config.post_budget = 10;
     let (mut reactor, remote) = tally(1, config);
     for index in 0..35 {
-        // Consecutive closures of one type form a batch. With closures of two types, the budget is
-        // used up both between two batches and within a batch.
+        // Consecutive closures of one type form a batch. The closures of two types form batches of
+        // one and of six closures. So the first three turns run several batches and end within one.
         let posted = if index % 7 == 0 {
             let one = index.max(1) / index.max(1);
             remote.post(move |tally, _| tally.total += one).is_ok()

@@ -1,5 +1,5 @@
 //! Payloads that [`Framer`](unstick::Framer) accepts come back from [`Deframer`](unstick::Deframer)
-//! unchanged and as one frame each, whatever follows them. All other payloads are rejected.
+//! unchanged and as one frame each, whatever follows them. Payloads that would change are rejected.
 
 mod common;
 #[path = "common/streams.rs"]
@@ -12,7 +12,8 @@ use streams::{counting, deframe, frame, payload, pieces, text};
 
 const LIMIT: usize = 1000;
 
-/// Returns all built-in framings except `raw`. Each has a list of bytes that are special in it.
+/// Returns framings of every kind except `raw` and `custom`. Each has a list of bytes that are
+/// special in it.
 fn framings() -> Vec<(Framing, &'static [u8])> {
     let mut framings: Vec<(Framing, &[u8])> = FRAMINGS
         .into_iter()
@@ -140,8 +141,9 @@ fn kept_header_comes_back_with_its_length() {
     }
 }
 
-/// Tests every pair of payloads of up to four bytes over two letters. These pairs cover every end
-/// of a first payload and every start of a second payload.
+/// Tests every pair of accepted payloads of up to four bytes over two letters. The longest
+/// delimiter has five bytes, so a false delimiter across the bound of a payload takes at most four
+/// of its bytes.
 #[test]
 fn no_two_adjacent_payloads_form_a_delimiter() {
     let alphabets: [(&[&[u8]], &[u8; 2]); 9] = [

@@ -9,7 +9,8 @@ use std::time::Duration;
 use common::{drive, frame, read_u32_frame};
 use unstick::{Closed, ConnId, Context, Framing, Handler, Origin, Reactor, TimerId};
 
-/// Replies to each frame from a timer, with all bytes the connection has received.
+/// A handler that replies to each frame from a timer: with all bytes that the connection has
+/// received, and a `!` for each reply.
 #[derive(Default)]
 struct Later {
     conns: Vec<ConnId>,

@@ -55,7 +55,8 @@ fn shim() -> Option<&'static Path> {
     SHIM.get_or_init(compile).as_deref()
 }
 
-/// The echo of a frame and of a datagram over sockets of one address family.
+/// Sends a frame and a datagram over sockets of one address family, and waits for their echoes. The
+/// datagram of a Unix socket has no echo.
 fn echo_over_one_family(addr: &str) {
     let mut reactor = Reactor::new(Probe::echo()).expect("the reactor is created");
     let [listener, client] = [Framing::length_u32(), Framing::length_u32()];
@@ -137,7 +138,8 @@ struct Shimmed {
 }
 
 impl Shimmed {
-    /// Starts the example; `name` is unique to the test, because tests run in parallel.
+    /// Starts the example; `name` is unique to the test, because tests run in parallel. Returns
+    /// `None` if the shim cannot be compiled.
     fn start(name: &str, args: &[&str], env: &[(&str, &str)]) -> Option<Self> {
         let shim = shim()?.to_str().expect("the path is UTF-8");
         let file = |suffix| Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.{suffix}"));
@@ -319,7 +321,7 @@ fn datagrams_stay_whole_with_eintr_and_would_block() {
     );
 }
 
-/// The server shuts down while replies are queued. Only one `sendto` in a hundred succeeds.
+/// The server shuts down while replies are queued. Of 100 sends and receives, about 99 would block.
 #[test]
 fn closing_udp_socket_sends_datagrams_that_would_block() {
     let env = [("SHIM_BLOCK_PERCENT", "99")];
@@ -333,8 +335,8 @@ fn closing_udp_socket_sends_datagrams_that_would_block() {
             .send_to(&index.to_be_bytes(), server.addr())
             .expect("the kernel accepts the bytes");
     }
-    // When the first reply arrives, the server has received the datagrams of a full turn. So
-    // replies are queued.
+    // When the first reply arrives, further replies are probably queued, because most sends would
+    // block.
     let mut buf = [0; 16];
     let mut receive = || {
         let len = client.recv(&mut buf).expect("each datagram is echoed");
@@ -362,7 +364,7 @@ fn word_before<'a>(text: &'a str, mark: &str) -> &'a str {
 /// The third `accept` of each connection succeeds. No further client connects meanwhile, so only
 /// the reactor itself can retry.
 #[test]
-fn accept_continues_after_every_accept_error() {
+fn accept_continues_after_ten_kinds_of_accept_error() {
     const CLIENTS: usize = 5;
     let errnos = [
         ("ECONNABORTED", 103),

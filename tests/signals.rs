@@ -278,7 +278,7 @@ fn second_signal_of_the_same_turn_aborts() {
 fn signals_that_cannot_be_caught_are_errors() {
     for number in [9, 19, 4, 8, 11, 0, -1, i32::MIN, 10_000, i32::MAX] {
         let caught = reactor().with(|_, cx| cx.catch_signal(Signal::from_raw(number)));
-        let error = caught.expect_err("no program can catch this signal");
+        let error = caught.expect_err("the crate cannot catch this signal");
         assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput, "{number}");
     }
     assert_eq!(Signal::from_raw(9).to_string(), "SIGKILL");

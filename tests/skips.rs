@@ -1,5 +1,5 @@
-//! Frames longer than the limit, in a framing that skips them: `on_skipped` comes in stream order,
-//! and decoding continues with the next frame, whatever the handler does in the callback.
+//! Frames longer than the limit, in a framing that skips them: the order of `on_skipped` among the
+//! frames, and a pause, close or reframe in this callback.
 
 mod common;
 
@@ -25,7 +25,8 @@ fn sent(name: &str, payload: &[u8]) -> Vec<u8> {
     }
 }
 
-/// Returns the callbacks in order: frames by content, other callbacks by a name.
+/// Returns the callbacks in order: a frame by its content, a skipped frame as `LENGTH > LIMIT`, a
+/// half-close as `end`, and a close by its reason.
 fn story(reactor: &Reactor<Probe>) -> Vec<String> {
     let events = reactor.handler().events.iter();
     let describe = |event: &Event| match event {

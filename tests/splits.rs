@@ -1,4 +1,4 @@
-//! Frames that TCP coalesced or split, with every read size and budget: each frame is delivered
+//! Frames that TCP coalesced or split, with several read sizes and budgets: each frame is delivered
 //! without any further traffic.
 
 mod common;
@@ -23,7 +23,7 @@ fn write_in_background(mut client: TcpStream, bytes: Vec<u8>) -> JoinHandle<TcpS
     })
 }
 
-/// Takes turns with a long timeout, so that only an event or remaining work ends a turn. A short
+/// Runs turns with a long timeout, so that only an event or remaining work ends a turn. A short
 /// timeout would hide the bug that the reactor forgets remaining work.
 fn drive_without_timeout<H: Handler>(
     reactor: &mut Reactor<H>,
@@ -104,7 +104,7 @@ fn deliver_a_burst(name: &str, config: Config) -> Reactor<Probe> {
 }
 
 #[test]
-fn burst_arrives_for_every_read_size_and_budget() {
+fn burst_arrives_for_many_read_sizes_and_budgets() {
     for read_len_max in [1, 7, 4096, 65_536] {
         for frame_budget in [1, 2, 3, 1024] {
             for read_budget_bytes in [1000, 65_536] {

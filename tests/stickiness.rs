@@ -277,7 +277,7 @@ fn datagrams_beyond_the_receive_buffer_are_lost() {
     }
 }
 
-/// The frames equal the messages for every read size.
+/// The frames equal the messages for read sizes from 1 byte to 256 KiB.
 #[test]
 fn framing_restores_glued_and_cut_messages() {
     for name in common::FRAMINGS.into_iter().filter(|name| *name != "raw") {

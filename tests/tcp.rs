@@ -25,7 +25,7 @@ fn u32_listening(probe: Probe) -> (Reactor<Probe>, SocketAddr) {
     listening(probe, Config::default(), Framing::length_u32())
 }
 
-/// Takes turns until `count` connections are closed.
+/// Runs turns until `count` connections are closed.
 fn drive_to_closed(reactor: &mut Reactor<Probe>, count: u64) {
     drive(reactor, |reactor| reactor.stats().closed == count);
 }
@@ -195,7 +195,7 @@ fn reset_with_queued_output_delivers_earlier_frames() {
     );
 }
 
-/// Writes as many bytes as the kernel accepts now.
+/// Writes as many bytes of `rest` as the kernel accepts now, and removes them from `rest`.
 fn write_some(client: &mut TcpStream, rest: &mut Vec<u8>) {
     match client.write(rest) {
         Ok(len) => {
@@ -448,7 +448,7 @@ fn failed_write_closes_the_connection() {
             .expect("the connection is open");
         let _ = cx
             .send(conn, b"in vain")
-            .expect("the reset is not known yet");
+            .expect("the end of the write side is not known yet");
     });
     drive_to_closed(&mut reactor, 1);
     let closed = only_close(reactor.handler());
@@ -467,7 +467,7 @@ fn failed_write_closes_the_connection() {
 
 // Tests of writing.
 
-/// The reactor writes at once and waits for writability only after a short write.
+/// The reactor writes at once, and does not wait for writability first.
 #[test]
 fn reply_is_written_in_the_turn_of_its_request() {
     let (mut reactor, addr) = u32_listening(Probe::echo());
@@ -650,7 +650,7 @@ fn nodelay_is_set_unless_configured_otherwise() {
 
 // Tests of connecting.
 
-/// A client with a session that records `on_open` and `on_close`.
+/// A handler that records `on_open`, and `on_close` with the session.
 #[derive(Default)]
 struct Dialer {
     opened: Vec<(ConnId, SocketAddr)>,
@@ -680,7 +680,7 @@ fn dialer() -> Reactor<Dialer> {
     Reactor::with_config(Dialer::default(), config).expect("the reactor is created")
 }
 
-/// Takes turns until the connect fails, checks that no other callback ran, and returns the close.
+/// Runs turns until the connect fails, checks that no other callback ran, and returns the close.
 fn failure(mut reactor: Reactor<Dialer>, conn: ConnId) -> Closed {
     drive(&mut reactor, |reactor| !reactor.handler().closed.is_empty());
     settle(&mut reactor);

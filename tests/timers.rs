@@ -141,7 +141,7 @@ fn overdue_timer_fires_at_once_in_the_next_turn() {
 
 /// A timer that sets a new timer without delay each time it fires.
 #[test]
-fn timer_that_sets_itself_fires_once_a_turn() {
+fn timer_that_sets_itself_fires_at_most_once_a_turn() {
     let probe = Probe::new(|cx, event| match event {
         Event::Timer(..) => {
             cx.set_timer(Duration::ZERO, 7);

@@ -1,5 +1,5 @@
 //! UDP batches and segmentation offload (GSO, GRO). The handler receives and sends single
-//! datagrams, even if the kernel carries several of them as one message. Every test runs with and
+//! datagrams, even if the kernel carries several of them as one message. Most tests run with and
 //! without batches.
 
 #![cfg(target_os = "linux")]
@@ -193,7 +193,7 @@ fn batched_datagrams_arrive_in_order() {
                 let mut len = 0;
                 for at in 0..count {
                     // Mostly keep the length of the previous datagram. Every third round sends to
-                    // one peer, the others to random peers.
+                    // one peer, and the other rounds send to random peers.
                     if at == 0 || random.below(8) == 0 {
                         len = random.below(200) * random.below(6);
                     }

@@ -1,5 +1,5 @@
 //! Details of UDP datagrams: the destination address, ECN marks, the receive time, and the
-//! datagrams that the kernel dropped. Every test runs with and without batches.
+//! datagrams that the kernel dropped. Most tests run with and without batches.
 
 #![cfg(all(target_os = "linux", feature = "udp-batch"))]
 
@@ -418,8 +418,8 @@ fn request_to_a_broadcast_address_is_answered() {
     });
 }
 
-/// A datagram to another address than the sender's is not a reply, so the system chooses its source
-/// address.
+/// In `on_datagram`, a datagram to a peer other than the sender of the request is not a reply. So
+/// the system chooses its source address.
 #[test]
 fn datagram_to_another_peer_is_no_reply() {
     struct Forward(SocketAddr);

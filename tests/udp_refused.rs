@@ -89,8 +89,8 @@ fn assert_is_idle(reactor: &mut Reactor<Probe>) {
     );
 }
 
-/// Runs the echo with each fault of `call`: in the first call, in every third call, and in all
-/// calls. `is_marked` is true if the echoes need control data.
+/// Runs the echo with faults of `call`: in the first call, in every third call, and in all calls,
+/// with three errors each. `is_marked` is true if the echoes need control data.
 ///
 /// After a refused batch of echoes with control data, the reactor tries `call` again with the first
 /// datagram alone. Only a refusal of this second call counts.
@@ -191,8 +191,9 @@ fn refused_setsockopt_turns_batches_off() {
     }
 }
 
-/// If every receive fails, the socket reports a few errors for each datagram, and then waits. A UDP
-/// socket reports the errors to the handler; a Unix socket only counts them.
+/// If every receive fails, a datagram to each of two sockets causes at most 40 errors in total.
+/// Then the sockets wait. A UDP socket reports the errors to the handler; a Unix socket only counts
+/// them.
 #[test]
 fn socket_that_cannot_receive_makes_no_busy_loop() {
     const NAME: &str = "socket_that_cannot_receive_makes_no_busy_loop";

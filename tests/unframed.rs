@@ -130,7 +130,8 @@ fn outputs() -> Vec<Framing> {
     outputs
 }
 
-/// Every method that sends uses the output framing. Decoding uses the input framing.
+/// `send`, `send_parts`, `send_with` and `send_owned` use the output framing. Decoding uses the
+/// input framing.
 #[test]
 fn framing_with_output_encodes_like_its_output() {
     let payload = b"\x05hello".as_slice();
@@ -210,7 +211,7 @@ fn framing_with_output_may_share_one_direction_with_u32() {
     }
 }
 
-/// A long owned payload is queued without a copy if the output allows it.
+/// A long owned payload, which is queued without a copy, gets the output framing too.
 #[test]
 fn long_owned_payload_gets_the_output_framing() {
     let framing = Framing::line().with_output(Framing::length_u32());

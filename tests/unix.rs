@@ -377,7 +377,7 @@ fn reply_before_close_survives_unread_input() {
     let mut reader = client(&directory);
     let mut writer = reader.try_clone().expect("a descriptor is available");
     let writing = thread::spawn(move || {
-        // Sends until a write fails.
+        // Sends until a write fails, at most 1,000 frames.
         for _ in 0..1000 {
             if writer.write_all(&frame("u32", b"more")).is_err() {
                 break;

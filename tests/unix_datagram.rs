@@ -1,4 +1,4 @@
-//! Unix datagram sockets keep the boundaries of datagrams and report every loss.
+//! Unix datagram sockets: boundaries of datagrams, addresses, errors and full receivers.
 #![cfg(unix)]
 
 mod common;
@@ -18,13 +18,13 @@ use unstick::{
 /// A received datagram: its sender, its data, and true if it was truncated.
 type Received = (UnixAddr, Vec<u8>, bool);
 
-/// Records datagrams, and echoes each datagram whose sender has a name.
+/// A handler that records datagrams, and echoes each datagram whose sender has a name.
 #[derive(Default)]
 struct Echo {
     received: Vec<Received>,
     /// Number of calls of `on_unix_writable`.
     writable: usize,
-    /// True if the first datagram closes the socket.
+    /// True if a datagram closes the socket.
     closes_at_once: bool,
     /// True if no datagram is echoed.
     is_silent: bool,

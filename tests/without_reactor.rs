@@ -116,7 +116,7 @@ fn frames_in_a_file_are_read_back_as_written() {
 }
 
 #[test]
-fn frames_through_a_pipe_arrive_for_every_split() {
+fn frames_through_a_pipe_arrive_unchanged() {
     for name in FRAMINGS {
         let (payloads, _) = sent(name);
         let (mut reader, mut writer) = io::pipe().expect("a pipe can be created");

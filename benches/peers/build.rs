@@ -44,7 +44,7 @@ fn asio() {
     }
 }
 
-/// Compiles a peer. Returns false if the compiler or a header is missing.
+/// Compiles a peer. Returns false if this fails, for example because a header is missing.
 fn compile(build: &mut cc::Build, name: &str) -> bool {
     // Optimisation level of cargo's release profile.
     build.opt_level(3).warnings(true).try_compile(name).is_ok()

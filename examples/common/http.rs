@@ -1,16 +1,17 @@
 //! HTTP/1.1 as a framing, for several examples: each frame is one request head. The crate httparse
-//! finds its end.
+//! parses the heads.
 
 use unstick::{Codec, FrameError, Out, Step};
 
 /// Maximum length of a request head, in bytes; a longer head gets the status 431.
 pub(crate) const HEAD_LEN_MAX: usize = 8 * 1024;
+/// Maximum number of headers of a request; a head with more of them gets the status 431.
 const HEADERS_MAX: usize = 64;
 
 /// The codec of the server's connections.
 ///
-/// Bytes that are not a valid request are delivered as a frame too, because only the handler can
-/// send an error response.
+/// Bytes that are not a valid request are delivered as a frame too. So `on_frame` sends every
+/// response, including those to invalid requests.
 pub(crate) struct Http;
 
 impl Codec for Http {
@@ -40,7 +41,7 @@ impl Codec for Http {
     }
 }
 
-/// The parts of a request that this server uses.
+/// The parts of a request that the examples use.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Request<'a> {
     pub(crate) method: &'a str,

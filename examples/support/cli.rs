@@ -30,7 +30,7 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// Runs the main function of an example, and prints its failure in one line.
+/// Installs the logger, runs the main function of an example, and prints its failure in one line.
 pub(crate) fn run(
     name: &str,
     help: &str,
@@ -72,7 +72,8 @@ pub(crate) fn at(action: &str, addr: impl fmt::Display, error: &io::Error) -> Fa
     }
 }
 
-/// Listens for TCP or Unix connections, and prints the address in a separate line.
+/// Listens for TCP or Unix connections. Prints the line `listening tcp ADDRESS`, also for a Unix
+/// address.
 pub(crate) fn listen<H: Handler>(
     reactor: &mut Reactor<H>,
     addr: &str,
@@ -100,7 +101,7 @@ pub(crate) fn listen_with<H: Handler>(
     Ok(listener)
 }
 
-/// Opens a UDP socket, and prints its address in a separate line.
+/// Opens a UDP socket, and prints the line `listening udp ADDRESS`.
 pub(crate) fn bind_udp<H: Handler>(reactor: &mut Reactor<H>, addr: &str) -> Result<UdpId, Failure> {
     let opened = reactor.bind_udp(addr);
     let socket = opened.map_err(|error| at("receive on udp", addr, &error))?;
@@ -120,8 +121,8 @@ pub(crate) fn text(value: std::ffi::OsString) -> Result<String, Failure> {
     value.into_string().map_err(invalid)
 }
 
-/// Returns the arguments of a program without options. More than `N` arguments are an error of
-/// usage.
+/// Returns the arguments of a program without options; `None` for each argument that is missing.
+/// More than `N` arguments are an error of usage.
 pub(crate) fn operands<const N: usize>(
     mut args: lexopt::Parser,
 ) -> Result<[Option<String>; N], Failure> {

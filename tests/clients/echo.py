@@ -18,11 +18,11 @@ TIMEOUT_SECONDS = 30
 
 def main():
     tcp, udp = (address(arg) for arg in sys.argv[1:3])
-    echoes_frames_of_every_size(tcp)
+    echoes_frames_of_several_sizes(tcp)
     echoes_glued_and_cut_frames(tcp)
     too_long_frame_closes_the_connection(tcp)
     half_closed_stream_gets_the_whole_echo(tcp)
-    echoes_datagrams_of_every_size(udp)
+    echoes_datagrams_of_several_sizes(udp)
 
 
 def address(arg):
@@ -30,7 +30,7 @@ def address(arg):
     return host.strip("[]"), int(port)
 
 
-def echoes_frames_of_every_size(addr):
+def echoes_frames_of_several_sizes(addr):
     with connect(addr) as stream:
         for length in (0, 1, 65_536, FRAME_LEN_MAX):
             payload = os.urandom(length)
@@ -81,7 +81,7 @@ def half_closed_stream_gets_the_whole_echo(addr):
         print("ok: an echo of 10 MB after SHUT_WR")
 
 
-def echoes_datagrams_of_every_size(addr):
+def echoes_datagrams_of_several_sizes(addr):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
         udp.settimeout(TIMEOUT_SECONDS)
         for length in (0, 1, 65_507):

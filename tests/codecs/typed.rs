@@ -89,7 +89,7 @@ fn exchange(framing: Framing, payloads: &[&str]) -> Vec<Message> {
 }
 
 #[test]
-fn typed_messages_travel_over_any_framing() {
+fn typed_messages_travel_over_three_framings() {
     for framing in [Framing::line(), Framing::length_u32(), Framing::netstring()] {
         let add = r#"{"type":"add","a":1,"b":2}"#;
         let replies = exchange(framing, &[add, r#"{"type":"sum","sum":1}"#, "{"]);

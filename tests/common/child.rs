@@ -78,7 +78,7 @@ impl Echo {
             .expect("the kill command can be started");
         assert!(
             killed.success(),
-            "kill failed: the server had ended already"
+            "the kill command could not send SIGTERM to the server"
         );
         let mut totals = String::new();
         self.stdout
@@ -95,7 +95,7 @@ impl Echo {
 
 impl Drop for Echo {
     fn drop(&mut self) {
-        // Both calls do nothing if the server has ended already.
+        // Both calls do nothing after `end`, because it has waited for the child already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -152,7 +152,8 @@ fn echo() -> &'static Path {
     ECHO.get_or_init(|| example("echo"))
 }
 
-/// Builds an example with the profile of this test, and returns the path of its executable.
+/// Returns the path of an example's executable. If cargo runs this test, builds the example first,
+/// with the profile of this test.
 ///
 /// The build is necessary because `cargo test --test NAME` and `cargo test --all-targets` do not
 /// produce this executable. `cargo test` does.

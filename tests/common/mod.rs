@@ -1,7 +1,7 @@
 //! Helpers for tests: a reactor that runs in a thread or turn by turn, and blocking clients.
 //!
-//! No helper sleeps to wait for a condition. Each wait checks its condition repeatedly, and fails
-//! at a deadline that only a broken program reaches.
+//! No helper sleeps to wait for a condition. A wait checks its condition repeatedly, and fails at a
+//! deadline that only a broken program reaches. [`settle`] and [`Server::stop`] have no deadline.
 
 #![allow(
     dead_code,
@@ -30,11 +30,10 @@ use unstick::{
 #[cfg(unix)]
 use unstick::{UnixDatagram, UnixDatagramId};
 
-/// Time limit of every wait. The limit is so long that only a lost wake-up or a lost byte exceeds
-/// it.
+/// Time limit of a wait. The limit is so long that only a lost wake-up or a lost byte exceeds it.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-/// All framings that have a short name.
+/// Names of all framings without a parameter, except `varint-lax`.
 pub const FRAMINGS: [&str; 14] = [
     "raw",
     "line",
@@ -52,7 +51,7 @@ pub const FRAMINGS: [&str; 14] = [
     "netstring",
 ];
 
-/// A callback that the reactor called, with its arguments.
+/// A callback that the reactor called, with some of its arguments.
 #[derive(Debug)]
 pub enum Event {
     Open(ConnId, Origin),
@@ -65,6 +64,7 @@ pub enum Event {
     Hangup(ConnId, Hangup),
     Refused(ListenerId, Addr, Refusal),
     Close(ConnId, Closed),
+    /// The flag is true if the datagram was truncated.
     Datagram(UdpId, SocketAddr, Vec<u8>, bool),
     DatagramError(UdpId, std::io::Error),
     Timer(TimerId, u64),
@@ -77,7 +77,8 @@ pub enum Event {
 /// Closure that a [`Probe`] runs for each event, before it records the event.
 pub type React = Box<dyn FnMut(&mut Context<'_, Probe>, &Event) + Send>;
 
-/// A handler that records every callback and passes it to a closure.
+/// A handler that passes each callback to a closure and then records it. Exceptions: `on_shutdown`
+/// and `on_unix_writable` are ignored.
 pub struct Probe {
     pub events: Vec<Event>,
     /// True if `on_half_close` keeps the connection open, false if it closes the connection
@@ -100,7 +101,7 @@ impl Probe {
         Self::new(|_, _| {})
     }
 
-    /// Returns a probe that echoes every frame and every datagram.
+    /// Returns a probe that echoes every frame and every UDP datagram.
     pub fn echo() -> Self {
         Self::new(|cx, event| match event {
             Event::Frame(conn, frame) => {
@@ -283,8 +284,8 @@ pub fn drive<H: Handler>(reactor: &mut Reactor<H>, mut done: impl FnMut(&Reactor
     }
 }
 
-/// Runs turns until a turn finds no event and does no I/O. The reactor then has no work until the
-/// next event from outside.
+/// Runs turns until a turn finds no event, accepts nothing, and neither reads nor writes a stream.
+/// Timers, and frames that a budget postponed, may be left.
 pub fn settle<H: Handler>(reactor: &mut Reactor<H>) {
     loop {
         let before = reactor.stats();
@@ -339,8 +340,8 @@ pub fn open(reactor: &mut Reactor<Probe>, addr: SocketAddr) -> (TcpStream, ConnI
     (client, newest.expect("on_open was called"))
 }
 
-/// Connects a client like [`open`], and makes the send buffer of its connection small. Most of a
-/// megabyte of output then stays in the write queue.
+/// Connects a client like [`open`], and makes the send buffer of its connection small. If the
+/// client reads nothing, most of a megabyte of output then stays in the write queue.
 pub fn open_narrow(reactor: &mut Reactor<Probe>, addr: SocketAddr) -> (TcpStream, ConnId) {
     let (client, conn) = open(reactor, addr);
     reactor
@@ -484,9 +485,9 @@ pub fn refusing() -> (Socket, SocketAddr) {
     )
 }
 
-/// Returns an address to which a connect neither succeeds nor fails, and the sockets that block the
-/// address while they are open. The listener at the address accepts nothing and its backlog is
-/// full, so the kernel drops every further SYN.
+/// Returns an address to which a connect stays in progress, and the sockets that block the address
+/// while they are open. The listener at the address accepts nothing and its backlog is full, so the
+/// kernel drops every further SYN. Linux gives up the connect after about two minutes.
 pub fn silent() -> (Vec<Socket>, SocketAddr) {
     let (listener, addr) = refusing();
     listener.listen(0).expect("the socket is bound");
@@ -521,7 +522,8 @@ pub fn rerun(test: &str) -> Command {
     command
 }
 
-/// Encodes a payload without the crate's code, as an independent peer does.
+/// Encodes a payload without the crate's code, as an independent peer does. `framing` is a name of
+/// [`FRAMINGS`], and the payload must fit its length field.
 pub fn frame(framing: &str, payload: &[u8]) -> Vec<u8> {
     let len = payload.len() as u64;
     let mut bytes = match framing {

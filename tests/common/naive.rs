@@ -208,8 +208,9 @@ impl Format {
         }
     }
 
-    /// Returns true if the encoded payload is decoded unchanged, whatever bytes follow it in the
-    /// stream.
+    /// Returns true if the framing accepts the payload, and a receiver decodes
+    /// [`delivered`](Self::delivered), whatever bytes follow in the stream. Always true for
+    /// [`Self::Raw`], although its frames depend on the reads.
     pub fn can_carry(&self, limit: Limit, payload: &[u8]) -> bool {
         let is_short = payload.len() <= limit.len;
         match self {
@@ -377,8 +378,8 @@ impl Field {
         frame_len as i128 - self.field_end() as i128 - i128::from(self.adjustment)
     }
 
-    /// Encodes a payload. Bytes that the receiver strips come from the settings, and all later
-    /// bytes come from the payload. The length field is set last.
+    /// Encodes a payload. Bytes that the receiver strips come from the settings, and are zero after
+    /// the header. All later bytes come from the payload. The length field is set last.
     fn encode(&self, payload: &[u8]) -> Vec<u8> {
         let mut stripped = [
             &LEADING[..self.leading],
@@ -417,8 +418,8 @@ fn fits(value: i128, width: u8) -> bool {
     (0..1 << (8 * width)).contains(&value)
 }
 
-/// Returns the body length of a [`Format::HeaderBody`]: the header's last byte times its first byte
-/// modulo 4. A first byte `?` is an error, and a first byte 0xFF means [`u64::MAX`].
+/// Returns the body length of a [`Format::HeaderBody`]: `last * (first % 4)`, for the first and the
+/// last byte of the header. A first byte `?` is an error, and a first byte 0xFF means [`u64::MAX`].
 pub fn body_len(header: &[u8]) -> Result<u64, FrameError> {
     let count = u64::from(*header.last().expect("the header has at least one byte"));
     match header[0] {
@@ -432,10 +433,10 @@ pub fn body_len(header: &[u8]) -> Result<u64, FrameError> {
 /// limit.
 fn counted(rest: &[u8], header: usize, len: u128, trailer: usize, limit: Limit) -> Found {
     match usize::try_from(len) {
-        // A length that does not fit usize exceeds every limit.
         Ok(len) if len <= limit.len && len.checked_add(header + trailer).is_some() => {
             frame(rest, header, len, trailer)
         }
+        // A frame whose length does not fit usize exceeds every limit.
         _ => limit.exceeded(len, len + (header + trailer) as u128),
     }
 }

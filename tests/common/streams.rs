@@ -41,7 +41,8 @@ pub fn text(alphabet: &[u8], rarity: usize, len: usize, random: &mut Random) -> 
     bytes
 }
 
-/// Returns a long payload with few bytes of the alphabet, or a short payload with many of them.
+/// Returns a payload of any length with few bytes of the alphabet, or a short payload with many of
+/// them.
 pub fn payload(alphabet: &[u8], random: &mut Random) -> Vec<u8> {
     let (rarity, len) = match random.below(3) {
         0 => (1, random.below(6)),
@@ -123,7 +124,7 @@ pub struct Seen {
     pub frames: Vec<Vec<u8>>,
     /// Skipped frames, each as the number of delivered frames before it and its payload length.
     pub skipped: Vec<(usize, u64)>,
-    /// Offset of each frame, followed by the offset after the last frame.
+    /// Offset before the decode call of each frame, followed by the offset before the last call.
     pub starts: Vec<usize>,
     /// Undecoded bytes at the end of the stream; `None` after a decode error.
     pub rest: Option<Vec<u8>>,

@@ -12,7 +12,7 @@ use rustls::{
     SupportedProtocolVersion, version,
 };
 
-/// Both protocol versions.
+/// The versions of TLS that rustls supports.
 pub const VERSIONS: [&SupportedProtocolVersion; 2] = [&version::TLS12, &version::TLS13];
 
 /// A certificate authority, created once per test program.
@@ -64,8 +64,8 @@ impl Authority {
         self.0.pem()
     }
 
-    /// Issues a certificate for a name, that is valid until the year `expires`. Returns the
-    /// certificate and its key in the format PEM.
+    /// Issues a certificate for a name. The certificate is valid until 1 January of the year
+    /// `expires`. Returns the certificate and its key in the format PEM.
     pub fn issue_pem(&self, name: &str, expires: i32) -> [String; 2] {
         let mut params = CertificateParams::new([name.to_owned()]).expect("the name is valid");
         params.not_before = rcgen::date_time_ymd(2001, 1, 1);
@@ -138,7 +138,8 @@ pub fn client_config() -> Arc<ClientConfig> {
     config.clone()
 }
 
-/// Returns the configuration of a client for protocol versions. It has no resumption yet.
+/// Returns the configuration of a client for protocol versions. Its cache of sessions is empty, so
+/// the first handshake resumes no session.
 pub fn client_config_with(versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
     ClientConfig::builder_with_protocol_versions(versions)
         .with_root_certificates(Authority::trusted().roots())

@@ -6,7 +6,7 @@ Usage: tests/faults/matrix.py ECHO [--short]
 strace(1) injects the errors. At run time, a call fails once, every third time, or every time, while
 clients use the server. When the errors have ended, a new client must be served within two seconds,
 no descriptor may be lost, and the server must be idle. A call of the start-up fails once: the
-server must end with one line of text, or start and serve.
+server must end with an error message, or start to listen.
 
 The output is a table with one row for each call. It lists the errors after which the server served
 new clients, and the errors with which it ended. A call that the server did not make is no cell.
@@ -159,7 +159,7 @@ def check_served(server):
 
 
 def use(server, seconds):
-    """Uses the server in all ways: short and long frames, a client that reads late, half-closes,
+    """Uses the server in several ways: short and long frames, a client that reads late, half-closes,
     resets, malformed frames and bursts of datagrams. Errors of the clients are expected."""
     end = time.monotonic() + seconds
     numbers = random.Random(1)
@@ -284,7 +284,7 @@ def run_cell(server, call, error, spec, trace):
 
 
 def run_start_cell(echo, call, error, number, trace):
-    """Starts the server with an error in one of the calls of its start."""
+    """Starts the server with an error in one call of its start: the call with this number."""
     number += SKIPPED_AT_START.get(call, 0)
     command = ["strace", "-qq", "-f", "-o", trace, "-e", f"trace={call}"]
     command += ["-e", f"inject={call}:error={error}:when={number}"]

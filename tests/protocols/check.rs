@@ -1,4 +1,4 @@
-//! Checks of a framing: messages in every cut, and the exact outcome of invalid bytes.
+//! Checks of a framing: messages with the cuts of [`Cuts`], and the exact outcome of invalid bytes.
 
 use std::ops::ControlFlow;
 
@@ -6,13 +6,13 @@ use unstick::testkit::{Cuts, ReadSide};
 use unstick::{Decoded, Deframer, Framer, Framing};
 
 /// Checks that each message is encoded as the bytes beside it, and that all messages come back from
-/// every cut of the stream.
+/// the cuts of [`Cuts`]. Needs at least three messages.
 #[track_caller]
 pub(crate) fn check(framing: &Framing, messages: &[(&[u8], &[u8])]) {
     let mut framer = Framer::new(framing.clone());
     let mut stream = Vec::new();
     let mut frames = Vec::new();
-    assert!(messages.len() >= 3, "three messages or more");
+    assert!(messages.len() >= 3, "the check needs at least 3 messages");
     for &(message, wire) in messages {
         let encoded = framer.frame(message).expect("the message is valid");
         assert_eq!(
@@ -25,7 +25,7 @@ pub(crate) fn check(framing: &Framing, messages: &[(&[u8], &[u8])]) {
     Cuts::of(framing).stream(&stream).expect(&frames).check();
 }
 
-/// Checks messages that a framing delivers with all of their bytes.
+/// Calls [`check`] with messages that a framing delivers with all of their bytes.
 #[track_caller]
 pub(crate) fn check_whole(framing: &Framing, messages: &[&[u8]]) {
     let pairs: Vec<_> = messages
@@ -35,7 +35,8 @@ pub(crate) fn check_whole(framing: &Framing, messages: &[&[u8]]) {
     check(framing, &pairs);
 }
 
-/// Checks the frames before an error, and the error, however the stream is cut.
+/// Checks the frames before an error, and the text of the error. Also checks that the cuts of
+/// [`Cuts`] lead to the same frames and to an error.
 #[track_caller]
 pub(crate) fn check_error(framing: &Framing, stream: &[u8], frames: &[&[u8]], error: &str) {
     let mut deframer = Deframer::new(framing.clone());
@@ -53,7 +54,7 @@ pub(crate) fn check_error(framing: &Framing, stream: &[u8], frames: &[&[u8]], er
         .check();
 }
 
-/// Checks the frames of a stream that is valid or recovers, however it is cut.
+/// Checks that the cuts of [`Cuts`] lead to these frames and to no error.
 #[track_caller]
 pub(crate) fn check_frames(framing: &Framing, stream: &[u8], frames: &[&[u8]]) {
     Cuts::of(framing).stream(stream).expect(frames).check();

@@ -1,5 +1,5 @@
-//! Protocols whose frames end with a delimiter. SLIP and COBS encode payloads so that they do not
-//! contain the delimiter.
+//! Protocols whose frames end with a delimiter. SLIP and COBS encode a payload so that the encoded
+//! bytes do not contain the delimiter.
 
 use unstick::Framing;
 
@@ -145,7 +145,7 @@ fn cobs_packets_come_back_from_every_cut() {
     // After a final run of 254 non-zero bytes, some encoders append `\x01` and others do not. The
     // decoder must accept both forms.
     assert_eq!(cobs_decoded(&frames[4][..255]).as_deref(), Some(packets[4]));
-    // A reader that starts within a packet gets a frame that does not decode.
+    // A reader that starts within a packet may get a frame that does not decode.
     check_frames(
         &cobs(),
         b"\x22\x02\x33\0\x02x\0",

@@ -169,7 +169,7 @@ fn bgp_messages_come_back_from_every_cut() {
     check_whole(&bgp(), &[&open, &keepalive, &update, &cease]);
 }
 
-/// RFC 4271, section 6.1: the NOTIFICATION of each error has a subcode and data.
+/// RFC 4271, section 6.1: the NOTIFICATION of each error has a subcode. Some have data.
 #[test]
 fn bgp_header_error_carries_its_notification() {
     let cases: [(Vec<u8>, u8, &[u8]); 6] = [
@@ -191,7 +191,7 @@ fn bgp_header_error_carries_its_notification() {
         };
         let error = error
             .downcast_ref::<BgpError>()
-            .expect("the error of the header");
+            .expect("the error is a BgpError");
         let frame = &error.notification;
         assert_eq!(frame[19..], [&[1, subcode], data].concat());
         // The NOTIFICATION is itself a valid message.

@@ -1,4 +1,5 @@
-//! Protocols with a length field, where only the size of the length is checked.
+//! Protocols with a length field. Their framings check only that the length is not too small or too
+//! large.
 
 use unstick::{Deframer, FrameError, Framing, LengthField};
 
@@ -246,7 +247,7 @@ fn ssh_lines_and_packets_come_back_from_every_cut() {
     // Old versions end their line with a line feed only.
     let line = b"SSH-1.99-old";
     check_frames(&ssh_identification(), b"SSH-1.99-old\n", &[line]);
-    // RFC 4253, sections 7.3 and 11.2: NEWKEYS, IGNORE, and NEWKEYS with other padding.
+    // RFC 4253, sections 7.3 and 11.2: NEWKEYS, IGNORE, and a packet with other padding.
     let packets: [(&[u8], &[u8]); 3] = [
         (b"\x0A\x15__________", b"\0\0\0\x0C\x0A\x15__________"),
         (

@@ -1,4 +1,4 @@
-//! The guide page: it shows the code that these tests run.
+//! Check that the guide page shows the code that these tests run.
 
 /// Source files whose items above the first test are on the page.
 const SHOWN: [(&str, &str); 7] = [

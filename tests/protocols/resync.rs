@@ -238,8 +238,8 @@ fn modbus_rtu_answers_come_back_from_every_cut() {
 fn modbus_rtu_skips_noise_between_two_answers() {
     let answer = b"\x11\x03\x06\xAE\x41\x56\x52\x43\x40\x49\xAD";
     let framing = modbus_rtu_answer(0x11, 3, 11);
-    // Noise that looks like an answer delays the real answer, but only until the last byte of the
-    // real answer has arrived.
+    // Noise that looks like the start of an answer does not delay the real answer: the bytes of the
+    // real answer complete the false frame.
     for noise in [
         &b"\0\xFF"[..],
         b"\x11",

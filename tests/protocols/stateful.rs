@@ -154,7 +154,8 @@ impl Codec for Stomp {
 
 #[test]
 fn rtsp_messages_come_back_from_every_cut() {
-    // RFC 7826, sections 14, 13.1 and 13.8.
+    // RFC 7826, sections 13.1 and 14: OPTIONS, binary data, a response with a body, and binary data
+    // of length zero.
     check_whole(
         &Framing::custom(Rtsp),
         &[

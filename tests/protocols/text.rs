@@ -213,7 +213,7 @@ fn http_request_may_follow_empty_lines() {
 }
 
 #[test]
-fn http_request_with_two_lengths_is_malformed() {
+fn http_request_with_an_invalid_header_is_malformed() {
     let len = "malformed frame: an invalid Content-Length";
     let line = "malformed frame: an invalid header line";
     let chunks = "malformed frame: a body in chunks is not accepted";
@@ -419,7 +419,7 @@ fn memcached_commands_come_back_from_every_cut() {
 
 #[test]
 fn redis_elements_come_back_from_every_cut() {
-    // A command and its answer, a null, an error, and a RESP3 string with its format.
+    // A command of three elements, a null, an error, a RESP3 string with its format, and a number.
     check_whole(
         &redis(),
         &[
@@ -481,8 +481,7 @@ fn smtp_lines_come_back_from_every_cut() {
     assert_eq!(smtp_data(b"."), None);
 }
 
-/// Some servers accept each of these sequences as the end of a message, while some relays pass it
-/// on as text.
+/// Each of these sequences ends a message for some servers, while some relays pass it on as text.
 #[test]
 fn smtp_smuggling_is_malformed() {
     for end in ["\n.\n", "\n.\r\n", "\r.\r", "\r.\r\n", "\r\n.\n", "\r\n.\r"] {
@@ -563,7 +562,7 @@ fn nmea_sentences_come_back_from_every_cut() {
     for wrong in [&b"$GPGLL*00"[..], b"GPGLL*50", b"$*", b"", b"4.45,N,A*31"] {
         assert_eq!(nmea_fields(wrong), None);
     }
-    // A reader that starts in the middle of a sentence, and noise without a line end.
+    // A reader that starts in the middle of a sentence, and a line of noise that is too long.
     let stream = [
         b"A*31\r\n",
         &[b'U'; 100][..],

@@ -294,7 +294,8 @@ fn minecraft_packets_come_back_from_every_cut() {
     );
 }
 
-/// The ping `FE 01`, read as a varint, announces 254 bytes that never come.
+/// Only the first packet can be the ping `FE 01` of an old client. A varint would read this ping as
+/// a length of 254.
 #[test]
 fn minecraft_framing_changes_after_the_first_packet() {
     let handshake = b"\x08\0\xF6\x05\x01x\x63\xDD\x01";

@@ -1,10 +1,12 @@
-//! Tests of every operation in every callback, on every kind of socket: all combinations, and
-//! random sequences of operations.
+//! Tests of operations in callbacks: all combinations of [`Op`] and [`Callback`], and random
+//! sequences of operations. Not included are the callbacks `on_shutdown` and `on_signal`, and some
+//! operations, such as those of TLS and signals.
 //!
 //! No callback can run inside another one, because the running callback borrows the handler. These
 //! tests check the consequences. Each connection opens and closes once. A closed or paused
-//! connection delivers nothing. Each accepted byte is written or counted as unsent. A new client is
-//! accepted and gets its echo. At the end no descriptor, memory or timer is left.
+//! connection delivers nothing. Each accepted byte is written, counted as unsent, or left in a
+//! detached connection. A new client is accepted and gets its echo, unless the reactor is shutting
+//! down. At the end no descriptor, memory or timer is left.
 
 #![cfg(target_os = "linux")]
 
@@ -21,7 +23,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use common::{Random, client, drive, frame, listening, read_u32_frame, settle};
-use matrix::{Cast, Chosen, Matrix, Own, Three};
+use matrix::{Cast, DeliberatePanic, Matrix, Own, Three};
 use ops::{CALLBACKS, Callback, Of, Op, all_ops};
 use unstick::{Config, ConnId, Framing, Reactor, SocketId, UnixDatagramId};
 
@@ -34,7 +36,7 @@ static ALONE: Mutex<()> = Mutex::new(());
 struct Stage {
     reactor: Reactor<Matrix>,
     cast: Cast,
-    /// Number of open descriptors before the sockets were created.
+    /// Number of open descriptors before the sockets of `cast` were created.
     descriptors: usize,
     /// Address for a client that connects after the operations and must get its echo.
     later: SocketAddr,
@@ -240,7 +242,8 @@ impl Stage {
         while self.unixes[0].recv(&mut [0]).is_ok() {}
     }
 
-    /// Runs the operations in the callback `at`, then checks the final state.
+    /// Runs the operations in the first two calls of the callback `at`, then checks the final
+    /// state.
     fn run(mut self, at: Callback, ops: &[Op]) {
         self.begin(at, ops, 2);
         self.call(at);
@@ -248,7 +251,8 @@ impl Stage {
         self.finish();
     }
 
-    /// Runs the operations in the callback `at`, panics in it, then checks the final state.
+    /// Runs the operations in the first call of the callback `at`, panics in this call, then checks
+    /// the final state.
     fn run_to_panic(mut self, at: Callback, ops: &[Op]) {
         self.begin(at, ops, 1);
         self.reactor.handler_mut().panics = true;
@@ -257,7 +261,7 @@ impl Stage {
             drive(&mut self.reactor, |_| false);
         }));
         let panic = panic.expect_err("the callback panics");
-        if !panic.is::<Chosen>() {
+        if !panic.is::<DeliberatePanic>() {
             resume_unwind(panic);
         }
         // Connections without a panic must still get their echoes.
@@ -432,7 +436,7 @@ fn write_to_all(clients: &[(ConnId, TcpStream)], bytes: &[u8]) {
     }
 }
 
-/// Returns the bytes that have arrived so far.
+/// Returns the bytes that have arrived so far. Leaves the client in non-blocking mode.
 fn received(mut client: &TcpStream) -> Vec<u8> {
     client
         .set_nonblocking(true)

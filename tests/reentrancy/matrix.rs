@@ -101,8 +101,8 @@ impl Targets {
     }
 }
 
-/// Payload of a deliberate panic, which prints no message.
-pub(crate) struct Chosen;
+/// Payload of the panic that a test causes in a callback. This panic prints no message.
+pub(crate) struct DeliberatePanic;
 
 /// Expected state of a connection.
 #[derive(Debug, Default)]
@@ -164,7 +164,7 @@ impl Matrix {
                 if let Some(conn) = own.conn {
                     self.life(conn).is_ended = true;
                 }
-                resume_unwind(Box::new(Chosen));
+                resume_unwind(Box::new(DeliberatePanic));
             }
         }
     }

@@ -9,7 +9,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 pub(crate) enum Of {
     /// Socket or timer of the callback; the first of its kind if the callback has none.
     Own,
-    /// Another open socket or timer than `Own`.
+    /// Another socket or timer than `Own`, open unless an earlier operation closed it.
     Other,
     /// A closed socket or a cancelled timer.
     Gone,
@@ -127,9 +127,9 @@ pub(crate) enum Callback {
     Skipped,
     Peek,
     FrameError,
-    /// `on_drained` for a queue that the dispatch of its connection wrote.
+    /// `on_drained` after the dispatch of the connection wrote its queued output.
     DrainedInDispatch,
-    /// `on_drained` for a queue that was flushed at the end of the turn.
+    /// `on_drained` after the flush at the end of the turn wrote the queued output.
     DrainedInFlush,
     HalfClose,
     Hangup,

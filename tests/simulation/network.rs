@@ -63,7 +63,7 @@ fn lines(count: usize) -> Vec<u8> {
 }
 
 #[test]
-fn bytes_survive_every_kind_of_link_and_fault() {
+fn bytes_survive_five_links_with_frequent_faults() {
     let links = [
         Link::new().segment_len_max(3),
         Link::new().jitter(50 * MS),

@@ -15,7 +15,8 @@ use unstick::{
 const SEC: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// A handler that echoes, and connects again if it has a server.
+/// A handler that echoes, connects again if it has a server, and detaches a connection at the frame
+/// `move`.
 #[derive(Default)]
 struct Program {
     server: Option<Reconnect<SocketAddr>>,
@@ -230,7 +231,7 @@ fn simulated_reactor_has_no_descriptor() {
     assert!(descriptor.is_err());
 }
 
-/// The time of a simulation of one day, with traffic every second, is short.
+/// One frame arrives every virtual hour.
 #[test]
 fn a_day_passes_in_virtual_time() {
     let mut sim = Simulation::new(1);

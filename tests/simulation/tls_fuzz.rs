@@ -29,7 +29,7 @@ fn tls_fuzz_entry_passes_its_corpus() {
 }
 
 #[test]
-fn tls_fuzz_entry_accepts_inputs_of_any_length() {
+fn tls_fuzz_entry_accepts_short_inputs() {
     for byte in (0..=u8::MAX).step_by(5) {
         for len in 0..6 {
             tls::tls(&vec![byte; len]);

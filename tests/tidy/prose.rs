@@ -107,7 +107,8 @@ impl Paragraph {
     }
 }
 
-/// Returns the prose of the whole package.
+/// Returns the prose of Rust comments and Markdown files, and of the comments in TOML files, in
+/// `*.sh` files and in some scripts.
 pub(crate) fn paragraphs() -> Vec<Paragraph> {
     let folders = ["src", "tests", "examples", "benches"];
     let mut paragraphs = Vec::new();
@@ -162,7 +163,7 @@ fn script_lines(text: &str) -> Vec<Comment> {
 }
 
 /// Splits comments into paragraphs. Leaves out code blocks, tables, headings, and lines that start
-/// with a bracket.
+/// with `[`.
 fn split(path: &str, comments: &[Comment]) -> Vec<Paragraph> {
     let mut paragraphs: Vec<Paragraph> = Vec::new();
     let mut is_open = false;

@@ -25,7 +25,7 @@ pub(crate) enum Kind {
     Doc,
     /// `//!`
     ModuleDoc,
-    /// A paragraph of a Markdown file.
+    /// A line of a Markdown file.
     Markdown,
 }
 
@@ -183,7 +183,8 @@ impl Source {
         names
     }
 
-    /// Returns the number of modules between this file's module and the root, at least one.
+    /// Returns the number of steps `super::` from this file's module to the crate root, at least
+    /// one.
     fn module_depth(&self) -> usize {
         let parts = self.path.split('/').count() - 1;
         let is_folder = self.path.ends_with("/mod.rs");
@@ -208,7 +209,8 @@ pub(crate) fn read(path: &str) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Returns the paths of all files under these files and folders, sorted.
+/// Returns the paths of these files, and of all files under these folders, sorted. Leaves out
+/// [`SKIPPED_FOLDERS`].
 pub(crate) fn files(places: &[&str]) -> Vec<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut open: Vec<PathBuf> = places.iter().map(|place| root.join(place)).collect();
@@ -234,7 +236,8 @@ pub(crate) fn files(places: &[&str]) -> Vec<String> {
     files
 }
 
-/// Marks a file as test code if a `mod name;` with `#[cfg(test)]` declares its module.
+/// Marks a file, and all files below its folder, as test code if a `mod name;` with `#[cfg(test)]`
+/// declares its module.
 fn mark_test_files(sources: &mut [Source]) {
     let mut test_modules = Vec::new();
     for source in sources.iter() {

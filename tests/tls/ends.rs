@@ -217,7 +217,7 @@ fn lost_output_is_counted_in_plaintext_bytes() {
     assert!(closed.unsent_bytes > 1 << 20, "{closed:?}");
 }
 
-/// Returns the number of ends of each kind: 10,000 in an optimised build.
+/// Returns the number of ends of each kind: 10,000 in an optimised build, 200 otherwise.
 fn ends_of_each_kind() -> usize {
     if cfg!(debug_assertions) { 200 } else { 10_000 }
 }
@@ -233,7 +233,7 @@ fn thousands_of_clean_and_truncated_ends_are_told_apart() {
             match is_clean {
                 true => cx.close(conn),
                 false => {
-                    // The FIN follows the last line, which the next turn would write.
+                    // The timer sends the FIN after the last line is written.
                     cx.set_timer(std::time::Duration::ZERO, conn.to_bits());
                 }
             }

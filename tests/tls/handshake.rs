@@ -17,8 +17,8 @@ use unstick::{
     CloseReason, Config, ConnectOptions, Framing, ListenOptions, Reactor, Refusal, TlsVersion,
 };
 
-/// Runs a client against a server in one reactor until both connections are closed or open.
-/// Returns the reasons of the server and of the client.
+/// Runs a client against a server in one reactor until both connections are closed. Returns the
+/// reactor, and the reasons of the server and of the client.
 fn reasons(
     server: ServerConfig,
     client: ClientConfig,
@@ -166,7 +166,8 @@ fn versions_without_overlap_fail_on_both_sides() {
     assert!(client.starts_with("TLS: received fatal alert"), "{client}");
 }
 
-/// Sends bytes to a TLS listener, and returns the reason of the close.
+/// Sends bytes to a TLS listener, and returns the reason of the close. If `end` is true, the client
+/// then sends a FIN. Otherwise the client must receive an alert.
 fn reason_of(bytes: &[u8], end: bool) -> String {
     let (mut reactor, addr, _) = tls_listening(
         Probe::silent(),
@@ -277,7 +278,7 @@ fn half_a_client_hello_is_closed_at_the_deadline() {
     }
 }
 
-/// A server that never answers.
+/// The server never replies.
 #[test]
 fn client_handshake_has_a_deadline_too() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
@@ -321,7 +322,7 @@ fn connections_in_the_handshake_are_limited() {
     drive(&mut reactor, |reactor| opened(reactor).len() == 2);
 }
 
-/// All clients have sent their first flight before the server runs.
+/// All clients send their first flight before the next turn of the server.
 #[test]
 fn handshake_budget_bounds_the_handshakes_of_a_turn() {
     let mut config = Config::default();

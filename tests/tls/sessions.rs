@@ -1,4 +1,4 @@
-//! Records after the handshake: key updates, tickets, and renegotiation.
+//! Key updates after the handshake.
 
 use std::io::{Read, Write};
 

@@ -84,7 +84,7 @@ fn plaintext_behind_the_request_for_tls_is_refused() {
     }
 }
 
-/// The client of a PostgreSQL server: one request, one byte as the reply, then TLS.
+/// The client requests TLS, waits for the reply and then starts TLS, like a PostgreSQL client.
 #[test]
 fn client_starts_tls_after_the_reply_of_its_server() {
     let (mut reactor, addr) = server();

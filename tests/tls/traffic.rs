@@ -22,7 +22,7 @@ fn pass(reactor: &mut Reactor<Probe>, from: ConnId, payload: &[u8]) {
 }
 
 #[test]
-fn tls_frames_of_every_length_pass_in_both_versions() {
+fn tls_frames_of_many_lengths_pass_in_both_versions() {
     for version in VERSIONS {
         let framing = Framing::length_u32();
         let tls = server_config_with("localhost", &[version]).into();
@@ -44,7 +44,7 @@ fn tls_frames_of_every_length_pass_in_both_versions() {
     }
 }
 
-/// With these limits, the memory of a read is too short for a record.
+/// With most of these limits, the memory of a read is too short for a record.
 #[test]
 fn tls_frames_pass_with_tiny_reads_and_budgets() {
     for (read_len_max, frame_budget) in [(1, 1), (7, 3), (5000, 1), (40_000, 2)] {
@@ -151,7 +151,7 @@ fn owned_payloads_keep_their_order_over_tls() {
     assert!(reactor.handler().frames().iter().eq(&payloads));
 }
 
-/// The client does not read. So the server stops reading the client at the high watermark.
+/// The client does not read while it writes. Then it reads the echo of all bytes that it wrote.
 #[test]
 fn slow_tls_reader_gets_every_byte_and_bounds_the_queue() {
     let mut config = Config::default();
@@ -201,7 +201,7 @@ fn slow_tls_reader_gets_every_byte_and_bounds_the_queue() {
 
 /// The buffers of all sessions go back to the pool.
 #[test]
-fn idle_tls_connection_holds_no_buffer() {
+fn closed_tls_connections_hold_no_buffer() {
     let (mut reactor, client, server) =
         pair(Probe::echo(), Config::default(), Framing::length_u32());
     for conn in [client, server] {

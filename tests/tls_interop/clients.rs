@@ -170,7 +170,7 @@ fn call<'a>(rig: &'a Rig, addr: SocketAddr, version: TlsVersion, name: &'a str) 
     }
 }
 
-/// Returns the configuration of a server whose certificate is valid until the year `expires`.
+/// Returns the configuration of a server with a certificate, which has expired if `is_expired`.
 fn server_config(authority: &Authority, is_expired: bool) -> ServerConfig {
     let (chain, key) = match is_expired {
         true => authority.issue_expired("localhost"),

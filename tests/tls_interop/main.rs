@@ -36,8 +36,8 @@ struct Session {
     certificates: usize,
 }
 
-/// A line server and line client that records its sessions. It echoes lines, closes after the line
-/// `quit`, and replies to the empty line at the end of an HTTP request.
+/// A line server and line client that records its sessions. It echoes lines without a space, closes
+/// at the line `quit`, and replies to the empty line at the end of an HTTP request.
 #[derive(Debug, Default)]
 struct Lines {
     sessions: Vec<Session>,

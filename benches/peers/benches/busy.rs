@@ -6,7 +6,8 @@
 //! ```
 //!
 //! One connection sends one frame of 64 bytes at a time. The client does not sleep either, so the
-//! figures contain no wake-up by the kernel. The benchmark needs two free processors. Each server
+//! figures of the busy servers contain no wake-up by the kernel. Two servers that sleep (`epoll`,
+//! `unstick`) show the cost of the wake-ups. The benchmark needs two free processors. Each server
 //! runs in its own process. In each round, the servers are measured one after the other. Each
 //! figure is the median over all rounds.
 

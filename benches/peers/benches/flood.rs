@@ -28,7 +28,7 @@
 //! The last column is the rate of the flood.
 //!
 //! The server, the load and the flood each have their own processor. With only two processors, the
-//! flood runs on the processor of the load, at a priority that never delays the load.
+//! flood runs on the processor of the load, at the lowest priority.
 
 #[expect(
     dead_code,
@@ -307,6 +307,7 @@ impl Pingers {
             self.burst(burst)?;
         }
         let mut came = self.counts.of(flood) - before;
+        // The server counts the pings as frames, too.
         if flood == "frames" {
             came = came.saturating_sub(self.times.len() as u64);
         }
@@ -465,7 +466,7 @@ fn handshake(server: SocketAddr, config: &Arc<ClientConfig>) -> io::Result<()> {
     SockRef::from(&stream).set_linger(Some(Duration::ZERO))
 }
 
-/// Starts a thread that runs only while no other thread wants its core.
+/// Starts a thread on a core, with the lowest priority.
 fn in_background(
     core: Option<usize>,
     work: impl FnOnce() -> io::Result<()> + Send + 'static,

@@ -30,13 +30,14 @@ Options:
   --cells first|all|tls|udp
                        a set of loads (cells): small frames (the default of measure), small and
                        larger frames, TLS, or datagrams
-  --cell CxDxS         adds one load: C connections, each with D frames of S bytes in flight;
+  --cell CxDxS         adds one load (may be repeated): C connections, each with D frames of S
+                       bytes in flight;
                        udp-CxDxS: C sockets, each with D datagrams of S bytes in flight;
                        udp-gso-CxDxS: like udp-CxDxS, but each client sends its D datagrams
                        with one call (GSO);
                        tls-CxDxS: like CxDxS over TLS 1.3 with AES-128-GCM;
                        tls-new-CxDxS: like tls-CxDxS, but each batch has a new connection with
-                       a full handshake; may be repeated
+                       a full handshake
   --idle N             idle connections beside those of the load (default 19000 in mode idle, else
                        none); only for idle, syscalls and instructions
   --rounds N           rounds per load; each round loads every server twice (default 30)

@@ -149,7 +149,7 @@ impl Cell {
     /// Returns the duration of a slice, in which one server is loaded before the next server.
     ///
     /// A slice is just long enough for many batches of every connection. The speed of the machine
-    /// changes within a second, so the slices of a round must be short to see the same speed.
+    /// changes within a second. So the slices of a round must be short to run at the same speed.
     pub(crate) fn slice(self) -> Duration {
         let in_flight = self.connections * self.depth * self.size;
         if self.connections >= 500 {
@@ -162,7 +162,8 @@ impl Cell {
     }
 }
 
-/// Transports by their prefix in the text of a cell. A prefix comes before its own beginnings.
+/// Transports by their prefix in the text of a cell. If two prefixes match a text, the longer one
+/// is first.
 const PREFIXES: [(&str, Transport); 5] = [
     ("udp-gso-", Transport::UdpSegmented),
     ("udp-", Transport::Udp),

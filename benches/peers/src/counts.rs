@@ -67,8 +67,8 @@ impl Tool {
 /// Returns the counts per frame of one server in one cell, sorted from the highest.
 ///
 /// `frames` is the number of frames by which the two runs differ. It is rounded up to a multiple of
-/// one batch on every connection. `idle` is the number of additional connections, which send
-/// nothing.
+/// one batch on every connection. `idle` is the number of additional connections, which stay idle
+/// after one frame.
 pub(crate) fn per_frame(
     tool: Tool,
     server: &Server,

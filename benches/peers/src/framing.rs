@@ -1,4 +1,4 @@
-//! The length prefixes that the servers use: writing a frame, and finding its end.
+//! The length prefixes that the servers use: writing a prefix, and finding the first frame.
 //!
 //! ```text
 //! U32     [length: 4 bytes, big-endian][payload]
@@ -8,7 +8,7 @@
 /// Format of the length prefix of each payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Framing {
-    /// Four bytes, big-endian, as in most binary protocols.
+    /// Four bytes, big-endian, as in many binary protocols.
     U32,
     /// LEB128, as message-io's `FramedTcp` writes it.
     Varint,
@@ -35,9 +35,8 @@ pub(crate) fn prefix_u32(payload_len: usize) -> [u8; 4] {
         .to_be_bytes()
 }
 
-/// Returns the payload of the first frame in `bytes`, or `None` if the frame is not complete.
-///
-/// The frame is four bytes longer than its payload, because of the prefix.
+/// Returns the payload of the first frame in `bytes`, or `None` if the frame is not complete. The
+/// frame is four bytes longer than its payload.
 #[inline]
 pub(crate) fn first_frame_u32(bytes: &[u8]) -> Option<&[u8]> {
     let (prefix, rest) = bytes.split_first_chunk::<4>()?;

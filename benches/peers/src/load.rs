@@ -4,8 +4,8 @@
 //! batch: [frame][frame]..[frame] -> one write -> server -> reads until all bytes are back -> again
 //! ```
 //!
-//! A batch is `depth` frames. The client checks the echo: the number of bytes, the prefix of each
-//! frame, and in check mode every byte. The client does not depend on the server's implementation.
+//! A batch is `depth` frames. The client checks the echo: the number of bytes, each prefix that one
+//! read returned whole, and in check mode every byte. The same client loads every server.
 //!
 //! If the load has its own core, it never sleeps. The kernel charges the cost of waking a receiver
 //! to the sender. Waking a halted core costs more than an echo, above all in a virtual machine. So
@@ -219,7 +219,7 @@ impl Load {
         self.send(key)
     }
 
-    /// Ends a batch, and returns its round-trip time in nanoseconds.
+    /// Ends a batch, and returns its round-trip time in nanoseconds, at most `u32::MAX`.
     fn complete(&mut self, key: usize, now: Instant) -> u32 {
         self.outstanding -= 1;
         let round_trip = now - self.connections[key].begun;
@@ -313,7 +313,7 @@ impl Connection {
     }
 }
 
-/// The frames that a connection sends and the echo is compared with.
+/// The frames that a connection sends. Its echo is compared with them.
 pub(crate) struct Batch {
     pub(crate) bytes: Vec<u8>,
     prefix: Vec<u8>,

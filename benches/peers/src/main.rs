@@ -5,7 +5,7 @@
 //! loop. `--help` lists the modes, the loads and the servers.
 //!
 //! The modules `measure`, `load` and `counts` explain the method, and each file in `servers`
-//! explains one server. The program runs only on Linux, because it reads the CPU time of threads
+//! explains its servers. The program runs only on Linux, because it reads the CPU time of threads
 //! from `/proc`.
 
 mod arguments;
@@ -184,9 +184,9 @@ fn describe(plan: &Plan, output: &mut impl Write) -> io::Result<()> {
     }
     writeln!(
         output,
-        "ns/frame: server CPU time, 20th percentile of slices. ratio: this time divided by the\n\
-         time of the first server in the same round, median and quartiles of {} rounds. p50, p99,\n\
-         p99.9: round-trip time of a batch in microseconds.",
+        "ns/frame: server CPU time, 20th percentile of slices. ratio: CPU time in a round,\n\
+         divided by that of the first server in the same round, median and quartiles of {}\n\
+         rounds. p50, p99, p99.9: round-trip time of a batch in microseconds.",
         plan.rounds
     )?;
     writeln!(output)

@@ -33,8 +33,9 @@ impl Process {
         Self::spawn(command)
     }
 
-    /// Starts a server that may use at most `data_max` bytes of memory. The allocator returns freed
-    /// memory to the kernel, so that the resident memory shows the memory in use.
+    /// Starts a server that may use at most `data_max` bytes of memory. Its allocator returns each
+    /// freed block of 16 KiB or more to the kernel, so that the resident memory shows the memory in
+    /// use.
     pub(crate) fn start_limited(server: &Server, data_max: u64) -> io::Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["serve", server.name, "--data-max", &data_max.to_string()]);
@@ -72,8 +73,8 @@ impl Process {
         Self::spawn(command)
     }
 
-    /// Starts a process and waits for its line `port N`. When this function returns, the server
-    /// listens.
+    /// Starts a process and waits for its line `port N`. When this function returns, a server
+    /// listens, and a client has opened its connections.
     fn spawn(mut command: Command) -> io::Result<Self> {
         let mut child = command
             .stdin(Stdio::null())

@@ -145,7 +145,8 @@ pub(crate) fn reset_on_close(socket: &impl AsRawFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes the calling thread run only while no other thread wants its core.
+/// Gives the calling thread the lowest priority (`SCHED_IDLE` of sched(7)). It runs almost only
+/// while no other thread needs its core.
 pub(crate) fn give_way() -> io::Result<()> {
     let parameters = libc::sched_param { sched_priority: 0 };
     // SAFETY: the kernel reads the parameters, which are a local variable.
@@ -172,8 +173,8 @@ pub(crate) fn set_nodelay(descriptor: RawFd) -> io::Result<()> {
     set_option(descriptor, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)
 }
 
-/// Requests a receive buffer of 4 MiB, enough for every datagram in flight. The kernel may choose a
-/// smaller buffer.
+/// Requests a receive buffer of 4 MiB, enough for the datagrams of the default cells. The kernel
+/// may choose a smaller buffer.
 pub(crate) fn set_receive_buffer(socket: &impl AsRawFd) -> io::Result<()> {
     let level = libc::SOL_SOCKET;
     set_option(socket.as_raw_fd(), level, libc::SO_RCVBUF, 1 << 22)

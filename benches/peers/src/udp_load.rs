@@ -9,8 +9,8 @@
 //! with much data does. The load checks the length of each echoed datagram, and in check mode every
 //! byte.
 //!
-//! A datagram is lost if a receive buffer is full. If a batch is not echoed within a time limit,
-//! the load sends the batch again. Repeated time limits without any datagram are an error.
+//! A datagram is lost if a receive buffer is full. If no datagram arrives within a time limit, the
+//! load sends all outstanding batches again. After 50 such time limits in a row, the load fails.
 
 use std::io::{self, ErrorKind};
 use std::net::{Ipv4Addr, UdpSocket};
@@ -22,7 +22,8 @@ use crate::system::{self, Epoll, Event, NO_EVENT, READABLE};
 
 const INPUT_LEN: usize = 65_536;
 const EVENTS_LEN: usize = 1024;
-/// Time after which a datagram counts as lost; a round trip on one machine is far shorter.
+/// Time without any datagram after which the outstanding batches are sent again. A round trip on
+/// one machine is far shorter.
 const LOSS_LIMIT: Duration = Duration::from_millis(200);
 /// Number of consecutive time limits without any datagram after which the server counts as stalled.
 const LOSSES_MAX: u32 = 50;
@@ -176,7 +177,8 @@ impl UdpLoad {
         u32::try_from(round_trip.as_nanos()).unwrap_or(u32::MAX)
     }
 
-    /// Receives until the socket would block. Returns true if the batch is echoed completely.
+    /// Receives until the batch is echoed completely, and then returns true. Returns false if the
+    /// socket would block before.
     fn progress(&mut self, key: usize, check: bool) -> io::Result<bool> {
         let socket = &mut self.sockets[key];
         while socket.is_outstanding && socket.received < self.batch.len() {

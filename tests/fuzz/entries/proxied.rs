@@ -13,9 +13,10 @@ const CHECKSUM: u8 = 3;
 
 type Decoded = Result<Option<(ProxyHeader, usize)>, ProxyError>;
 
-/// Decodes a header at the start of a stream, for every prefix of the stream. Once a prefix decides
-/// the result, longer prefixes must not change it. The bytes after a header are decoded by a
-/// framing, which must find the same frames as the reference decoder.
+/// Decodes a header at the start of a stream, from longer and longer prefixes until one decides the
+/// result. A prefix that is 1 or 16 bytes longer, and the whole stream, must give this result too.
+/// The bytes after a header are decoded by a framing, which must find the same frames as the
+/// reference decoder.
 pub fn proxied(data: &[u8]) {
     let mut input = Input(data);
     let limit = input.limit();

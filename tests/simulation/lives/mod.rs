@@ -22,7 +22,8 @@ use node::{Cx, Node, framing};
 const MS: Duration = Duration::from_millis(1);
 const NODES: usize = 3;
 const PORT: u16 = 7000;
-/// Number of seeds of each test, unless the environment variable `UNSTICK_SEEDS` sets another one.
+/// Number of seeds of each test, unless the environment variable `UNSTICK_SEEDS` sets another
+/// number.
 const SEEDS: u64 = 400;
 /// Number of operations of a script.
 const OPS: usize = 40;
@@ -186,7 +187,7 @@ struct Run {
     config: Config,
     random: Random,
     lives: usize,
-    /// Length of the send and receive buffers of all sockets.
+    /// Length of the send and receive buffers of all connections, in bytes.
     buffer_len: usize,
     /// Sum of all counters of progress after the last step.
     progress: u64,
@@ -482,7 +483,8 @@ impl Run {
         }
     }
 
-    /// Ends all faults, and lets every connection read.
+    /// Ends all faults and random calls, adopts the detached connections, and lets every connection
+    /// read.
     fn end_faults(&mut self) {
         self.sim.end_faults();
         while !self.model.borrow().parked.is_empty() {
@@ -563,8 +565,8 @@ fn comes_to_an_end(seed: u64, script: &[Op], coverage: &Rc<RefCell<Coverage>>) {
     run.close_all();
 }
 
-/// Runs the scripts, and checks that every kind of event has happened. Prints the number of lives
-/// of connections per minute.
+/// Runs the scripts, and checks that each kind of event in [`EVENTS`] has happened, unless
+/// `UNSTICK_SEED` chooses one script. Prints the number of lives of connections per minute.
 fn run_all(run: fn(u64, &[Op], &Rc<RefCell<Coverage>>)) {
     let (coverage, began) = (Rc::default(), Instant::now());
     scripts().check(|seed, script| run(seed, script, &coverage));

@@ -40,7 +40,8 @@ pub(crate) struct End {
     is_foreign: bool,
     is_open: bool,
     pub(crate) closes: u32,
-    /// True if the process ended. No callback comes after that.
+    /// True if the process ended, or if the program dropped the detached connection. No callback
+    /// comes after that.
     pub(crate) is_lost: bool,
     /// Lengths of the payloads that `send` accepted.
     accepted: Vec<usize>,
@@ -128,7 +129,7 @@ impl Model {
         }
     }
 
-    /// Adds an end. `client` is the address of the connecting end, if it is known.
+    /// Adds an end, and returns its index. `is_client` is true for the end that connected.
     pub(crate) fn add(&mut self, life: usize, conn: ConnId, is_client: bool) -> usize {
         let index = self.ends.len();
         let earlier = self.index.insert((life, conn), index);

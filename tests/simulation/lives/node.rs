@@ -14,7 +14,7 @@ use unstick::{
 
 use super::model::Model;
 
-/// Length of the header of each frame.
+/// Length of the header of each frame, in bytes.
 const HEADER_LEN: usize = 2;
 
 /// A handler with its view of the model, which all reactors of a run share.
@@ -22,14 +22,14 @@ pub(crate) struct Node {
     pub(crate) model: Rc<RefCell<Model>>,
     /// Number of this process: each restart gets a new number.
     pub(crate) life: usize,
-    /// Length of the send and receive buffers of the sockets.
+    /// Length of the send and receive buffers of the connections, in bytes.
     pub(crate) buffer_len: usize,
     pub(crate) random: Random,
     /// Number of random calls that may still be made.
     pub(crate) calls_left: usize,
     /// Timers that are set: their ids, and their indexes in the model.
     pub(crate) timers: Vec<(TimerId, usize)>,
-    /// True if the reactor was paused, so that its timers may be late.
+    /// True if timers may be late: the reactor was paused, or a turn fires only one timer.
     pub(crate) may_be_late: bool,
 }
 
@@ -59,7 +59,7 @@ impl Node {
         }
     }
 
-    /// Sends a payload of a connection with one of the send calls.
+    /// Sends the next payload of an end, with a random send call.
     pub(crate) fn send(&mut self, cx: &mut Cx<'_>, index: usize, len: usize) {
         let (conn, payload) = {
             let model = self.model.borrow();
@@ -150,7 +150,7 @@ impl Node {
         }
     }
 
-    /// Makes a few random calls, mostly for the connection of the callback.
+    /// Makes at most one random call, mostly for the connection of the callback.
     fn act(&mut self, cx: &mut Cx<'_>, own: usize, in_frame: bool) {
         if self.calls_left == 0 || !self.random.one_in(3) {
             return;

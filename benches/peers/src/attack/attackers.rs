@@ -62,7 +62,7 @@ const HALF_FRAME_LEN: usize = 32 * 1024;
 const SLOW_READERS: usize = 300;
 const SLOW_SENDERS: usize = 1000;
 const IDLE_CONNECTIONS: usize = 3000;
-/// Pause of an attacker that can do nothing at the moment.
+/// Pause of an attacker after it has acted on all its connections.
 const PAUSE: Duration = Duration::from_millis(1);
 
 impl Target {
@@ -94,8 +94,8 @@ fn write_some(stream: &mut TcpStream, bytes: &[u8]) -> bool {
     }
 }
 
-/// Keeps up to `count` connections open, and calls `act` for each of them again and again. A
-/// connection for which `act` returns false is replaced.
+/// Keeps up to `count` connections open, and calls `act` for each of them again and again. The flag
+/// is true for a new connection. A connection for which `act` returns false is replaced.
 fn with_connections(
     target: Target,
     stop: &AtomicBool,
@@ -123,7 +123,7 @@ fn with_connections(
     }
 }
 
-/// Announces frames of the longest lengths that the prefix can express, and of a legal megabyte.
+/// Announces frames of 4 GiB, of 1 GiB and of a legal mebibyte, each on its own connection.
 fn length_bombs(target: Target, stop: &AtomicBool) {
     for length in [u32::MAX as usize, 1 << 30, 1 << 20].into_iter().cycle() {
         if !goes_on(stop) {
@@ -166,7 +166,8 @@ fn empty_frames(target: Target, stop: &AtomicBool) {
 
 /// Requests echoes and never reads them.
 fn slow_readers(target: Target, stop: &AtomicBool) {
-    // All bytes are zero after the prefix, so a part of a frame continues as empty frames.
+    // All bytes are zero after the prefix. If the socket takes a part of a frame, the server
+    // usually finds empty frames after it.
     let mut frame = target.framing.prefix(16 * 1024);
     frame.extend(vec![0; 16 * 1024]);
     with_connections(target, stop, SLOW_READERS, |stream, _| {
@@ -206,7 +207,7 @@ fn reset_storm(target: Target, stop: &AtomicBool) {
     }
 }
 
-/// Sends datagrams to the port of the server. Only some servers have a UDP socket.
+/// Sends datagrams to the port of the server. Only `unstick-public` has a UDP socket at this port.
 fn udp_flood(target: Target, stop: &AtomicBool) {
     let Ok(socket) = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)) else {
         return;

@@ -50,7 +50,7 @@ impl Honest {
         }
     }
 
-    /// Forgets the round trips so far.
+    /// Discards the results so far.
     pub(super) fn forget(&mut self) {
         self.latencies.clear();
         self.failed = 0;
@@ -79,7 +79,8 @@ impl Honest {
         Ok(())
     }
 
-    /// Returns the cells of the table: round trips, failed ones, and latencies in milliseconds.
+    /// Returns five columns of the table: the number of round trips, the number of failed ones, and
+    /// the median, the 99th percentile and the maximum of the latency in milliseconds.
     pub(super) fn latencies(&mut self) -> String {
         self.latencies.sort_unstable();
         let count = self.latencies.len();

@@ -1,12 +1,12 @@
 //! The mode `attack`: misbehaving clients against each server, whose memory is limited.
 //!
-//! Each server runs in a process that may use 64 MiB of memory (`RLIMIT_DATA`). Each attack runs
-//! alone, then all run at once. Well-behaved clients make round trips in the meantime. The table
-//! shows if the server survived, the latency of these round trips, and the memory of the server
-//! before, at most during, and five seconds after the attack.
+//! Each attack has a new server process, which may use 64 MiB of memory (`RLIMIT_DATA`). Each
+//! attack runs alone, then all run at once. Well-behaved clients make round trips in the meantime.
+//! The table shows if the server survived, the latency of these round trips, and the memory of the
+//! server: before the attack, its maximum during the attack, and within five seconds after it.
 //!
-//! The threads of the attackers run at a priority that does not delay the server (`SCHED_IDLE`), so
-//! that the latency shows the work that an attack causes and not a lack of processors.
+//! The threads of the attackers run at the lowest priority (`SCHED_IDLE`). So the latency shows the
+//! work that an attack causes and not a lack of processors.
 
 mod attackers;
 mod honest;
@@ -23,7 +23,7 @@ use honest::Honest;
 use crate::process::Process;
 use crate::servers::Server;
 
-/// Maximum memory of a server.
+/// Maximum memory of a server, in bytes.
 pub(crate) const DATA_MAX: u64 = 64 << 20;
 const ATTACK_TIME: Duration = Duration::from_secs(3);
 /// Time after an attack within which the memory of the server should be free again.
@@ -77,7 +77,7 @@ fn outcome(server: &'static Server, attack: &Attack) -> Result<String, Box<dyn E
         for part in ATTACKS.iter().filter(|part| is_part(attack, part)) {
             let stop = &stop;
             scope.spawn(move || {
-                // If the call fails, the attackers only run at a higher priority.
+                // If the call fails, the attackers run at the normal priority.
                 let _ = crate::system::give_way();
                 (part.run)(target, stop);
             });

@@ -118,7 +118,8 @@ private:
 // Runs a server. Returns the negated system error that ended the server, or zero.
 template <class Serve> int run(Serve serve) {
     try {
-        // The hint 1 says that one thread runs the loop, so asio takes no locks.
+        // The hint 1 says that one thread runs the loop, so asio uses a queue of this thread. asio
+        // still takes its locks, without contention.
         asio::io_context context(1);
         serve(context);
         return 0;

@@ -5,9 +5,9 @@
 //!                               \-> tail: a partial frame          \-> queue: unwritten output
 //! ```
 //!
-//! The loop is level-triggered, stops at a short read, and writes once per readiness event. It has
-//! no limits and no timers, and it sends only replies. It shows a lower bound of the CPU time and
-//! is not a library.
+//! The loop is level-triggered, stops at a short read, and writes the echoes of a readiness event
+//! with one call. It has no limits and no timers, and it sends only replies. It shows a lower bound
+//! of the CPU time and is not a library.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -88,7 +88,8 @@ impl Server {
     }
 
     fn serve(&mut self, key: usize, readiness: u32) {
-        // The event may belong to a connection that was closed by an earlier event of this wait.
+        // The connection is open: only its own event closes it, and a wait returns at most one
+        // event for each socket.
         let Some(connection) = &mut self.connections[key] else {
             return;
         };

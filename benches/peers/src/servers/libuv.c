@@ -21,8 +21,8 @@ typedef int (*announce_cb)(uint16_t port);
 enum {
     INPUT_LEN = 256 * 1024,
     PREFIX_LEN = 4,
-    /* A partial frame of at least this length is read into its own buffer, at least this many
-     * bytes per read. */
+    /* The rest of a partial frame of at least this length is read into the buffer of the frame.
+     * Each read has space for at least this many bytes. */
     DIRECT_LEN = 64 * 1024,
     BACKLOG = 4096,
     /* Maximum length that uv__udp_recvmmsg can use in one call: 20 datagrams of up to 64 KiB. */

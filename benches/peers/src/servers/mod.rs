@@ -1,9 +1,9 @@
-//! The echo servers, one file each, and their common parts: the user's function and the start
-//! message.
+//! The echo servers, and their common parts: the user's function and the start message.
 //!
 //! Each server binds a free port of 127.0.0.1, prints `port N`, and echoes until it is killed. Each
-//! server passes every decoded frame to [`on_frame`], which is not inlined. So the time of a server
-//! contains a call of user code, and no server can echo bytes without finding the frames.
+//! server passes every frame or datagram to [`on_frame`], which is not inlined. A server in C or
+//! C++ passes them to an equal function of `native`. So the time of a server contains a call of
+//! user code, and no server can echo bytes without finding the frames.
 
 mod epoll;
 mod message_io;

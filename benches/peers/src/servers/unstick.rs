@@ -1,4 +1,5 @@
-//! An echo server with unstick and its default configuration.
+//! Echo servers with unstick, for TCP, TLS and UDP: with the default configuration, without
+//! sleeping, or with the configuration of a public server.
 
 use std::io;
 use std::time::Duration;
@@ -27,7 +28,7 @@ fn serve_with(config: Config) -> io::Result<()> {
 }
 
 /// Serves with the configuration for unknown clients. Half of the memory limit of the mode `attack`
-/// is left for everything that is no buffer.
+/// is left for everything that is not a buffer. The UDP socket is the target of the UDP flood.
 pub(super) fn serve_in_public() -> io::Result<()> {
     let config = Config::for_public_server(crate::attack::DATA_MAX as usize / 2);
     let mut reactor = Reactor::with_config(Echo, config)?;
