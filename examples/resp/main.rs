@@ -31,36 +31,59 @@ Usage: resp [--listen ADDR] [--memory-max BYTES]
   --memory-max BYTES  maximum size of all keys and values (default 1073741824)
   --help              print this help
 
-Commands: PING ECHO SELECT QUIT, GET SET DEL EXISTS INCR INCRBY DECR MGET MSET,
+Commands: PING ECHO HELLO SELECT QUIT, GET SET DEL EXISTS INCR INCRBY DECR MGET MSET,
 LPUSH RPUSH LPOP RPOP LLEN LRANGE, SADD SPOP SCARD SMEMBERS, HSET HGET HGETALL,
 SUBSCRIBE UNSUBSCRIBE PUBLISH, DBSIZE FLUSHALL INFO CONFIG CLIENT COMMAND.
-Keys do not expire.";
+Keys do not expire. HELLO 3 selects version 3 of the protocol (RESP3).";
 
 /// Maximum length of a command, in bytes.
 const COMMAND_LEN_MAX: usize = 16 << 20;
 /// Maximum number of channels that one client may subscribe to.
 const CHANNELS_MAX: usize = 10_000;
 
-/// The channels that a client has subscribed to.
-type Session = BTreeSet<Vec<u8>>;
+/// Version of the protocol that a client has selected with HELLO.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Version {
+    #[default]
+    Resp2,
+    Resp3,
+}
+
+#[derive(Default)]
+struct Session {
+    version: Version,
+    /// The channels that the client has subscribed to.
+    channels: BTreeSet<Vec<u8>>,
+}
+
+/// Subscribers of a channel. A message has another first byte in each version.
+type Subscribers = BTreeMap<ConnId, Version>;
 
 struct Server {
     store: Store,
-    subscribers: BTreeMap<Vec<u8>, BTreeSet<ConnId>>,
-    /// The reply that is being written, kept to use its memory again.
-    reply: Vec<u8>,
+    subscribers: BTreeMap<Vec<u8>, Subscribers>,
+    reply: Reply,
 }
 
-/// The reply of a command, which is written to a buffer.
-struct Reply<'a>(&'a mut Vec<u8>);
+/// The reply that is being written. Its memory is used again.
+#[derive(Default)]
+struct Reply {
+    bytes: Vec<u8>,
+    version: Version,
+}
 
-impl Reply<'_> {
+impl Reply {
+    fn begin(&mut self, version: Version) {
+        self.bytes.clear();
+        self.version = version;
+    }
+
     fn line(&mut self, kind: char, text: impl std::fmt::Display) {
-        write!(self.0, "{kind}{text}\r\n").expect("a Vec accepts any output");
+        write!(self.bytes, "{kind}{text}\r\n").expect("a Vec accepts any output");
     }
 
     fn ok(&mut self) {
-        self.0.extend(b"+OK\r\n");
+        self.bytes.extend(b"+OK\r\n");
     }
 
     fn number(&mut self, number: i64) {
@@ -82,7 +105,7 @@ impl Reply<'_> {
             }
         }
         line[start - 1] = kind;
-        self.0.extend_from_slice(&line[start - 1..]);
+        self.bytes.extend_from_slice(&line[start - 1..]);
     }
 
     fn count(&mut self, count: usize) {
@@ -93,16 +116,26 @@ impl Reply<'_> {
         self.decimal(b'*', len);
     }
 
+    /// Begins a reply that RESP3 has a type for: a map, a set or a push. RESP2 sends an array.
+    fn aggregate(&mut self, kind: u8, len: usize) {
+        match (self.version, kind) {
+            (Version::Resp3, _) => self.decimal(kind, len),
+            (Version::Resp2, b'%') => self.array(2 * len),
+            (Version::Resp2, _) => self.array(len),
+        }
+    }
+
     fn bulk(&mut self, bytes: &[u8]) {
         self.decimal(b'$', bytes.len());
-        self.0.extend(bytes);
-        self.0.extend(b"\r\n");
+        self.bytes.extend(bytes);
+        self.bytes.extend(b"\r\n");
     }
 
     fn bulk_or_nil(&mut self, bytes: Option<impl AsRef<[u8]>>) {
         match bytes {
             Some(bytes) => self.bulk(bytes.as_ref()),
-            None => self.0.extend(b"$-1\r\n"),
+            None if self.version == Version::Resp3 => self.bytes.extend(b"_\r\n"),
+            None => self.bytes.extend(b"$-1\r\n"),
         }
     }
 
@@ -146,7 +179,6 @@ impl Server {
     /// Runs a command about keys. Returns false if the command is unknown.
     fn keys(&mut self, name: &[u8], args: &mut Args<'_>) -> Result<bool, Refused> {
         let Self { store, reply, .. } = self;
-        let mut reply = Reply(reply);
         match name {
             b"GET" => reply.bulk_or_nil(store.text(arg(args)?)?),
             b"SET" => {
@@ -187,7 +219,6 @@ impl Server {
     /// Runs a command about lists, sets or hashes. Returns false if the command is unknown.
     fn collections(&mut self, name: &[u8], args: &mut Args<'_>) -> Result<bool, Refused> {
         let Self { store, reply, .. } = self;
-        let mut reply = Reply(reply);
         match name {
             b"LPUSH" | b"RPUSH" => {
                 let at = end_of(name);
@@ -221,8 +252,11 @@ impl Server {
             b"SPOP" => reply.bulk_or_nil(store.pop_member(arg(args)?)?),
             b"SCARD" => reply.count(store.set(arg(args)?)?.map_or(0, |set| set.len())),
             b"SMEMBERS" => match store.set(arg(args)?)? {
-                Some(set) => reply.bulks(set.iter()),
-                None => reply.array(0),
+                Some(set) => {
+                    reply.aggregate(b'~', set.len());
+                    set.iter().for_each(|member| reply.bulk(member));
+                }
+                None => reply.aggregate(b'~', 0),
             },
             b"HSET" => {
                 let key = arg(args)?;
@@ -239,7 +273,7 @@ impl Server {
             }
             b"HGETALL" => {
                 let hash = store.hash(arg(args)?)?;
-                reply.array(hash.map_or(0, |hash| 2 * hash.len()));
+                reply.aggregate(b'%', hash.map_or(0, |hash| hash.len()));
                 for (field, value) in hash.into_iter().flatten() {
                     reply.bulk(field);
                     reply.bulk(value);
@@ -251,20 +285,33 @@ impl Server {
     }
 
     /// Runs a command about the connection or the server.
-    fn others(&mut self, name: &[u8], args: &mut Args<'_>) -> Result<(), Refused> {
-        let mut reply = Reply(&mut self.reply);
+    fn others(
+        &mut self,
+        conn: ConnId,
+        session: &mut Session,
+        name: &[u8],
+        args: &mut Args<'_>,
+    ) -> Result<(), Refused> {
+        let reply = &mut self.reply;
         match name {
+            b"PING" if session.version == Version::Resp2 && !session.channels.is_empty() => {
+                // To a subscriber, RESP2 sends nothing but arrays.
+                reply.array(2);
+                reply.bulk(b"pong");
+                reply.bulk(args.next().unwrap_or_default());
+            }
             b"PING" => match args.next() {
                 Some(text) => reply.bulk(text),
                 None => reply.line('+', "PONG"),
             },
+            b"HELLO" => return self.hello(conn, session, args),
             b"ECHO" => reply.bulk(arg(args)?),
             b"SELECT" | b"CLIENT" | b"QUIT" => reply.ok(),
             b"COMMAND" => reply.array(0),
             b"CONFIG" => {
                 let _get = args.next();
                 let parameter = arg(args)?;
-                reply.array(2);
+                reply.aggregate(b'%', 1);
                 reply.bulk(parameter);
                 reply.bulk(b""); // no parameter has a value
             }
@@ -278,57 +325,107 @@ impl Server {
         Ok(())
     }
 
+    /// Selects the version of the protocol, and describes the server.
+    fn hello(
+        &mut self,
+        conn: ConnId,
+        session: &mut Session,
+        args: &mut Args<'_>,
+    ) -> Result<(), Refused> {
+        session.version = match args.next() {
+            None => session.version,
+            Some(b"2") => Version::Resp2,
+            Some(b"3") => Version::Resp3,
+            Some(_) => return Err("NOPROTO unsupported protocol version"),
+        };
+        for channel in &session.channels {
+            if let Some(subscribers) = self.subscribers.get_mut(channel) {
+                subscribers.insert(conn, session.version);
+            }
+        }
+        let reply = &mut self.reply;
+        reply.version = session.version;
+        let texts = [
+            ("server", "redis"),
+            ("version", "7.0.0"),
+            ("mode", "standalone"),
+            ("role", "master"),
+        ];
+        reply.aggregate(b'%', texts.len() + 3);
+        for (key, value) in texts {
+            reply.bulk(key.as_bytes());
+            reply.bulk(value.as_bytes());
+        }
+        reply.bulk(b"proto");
+        reply.number(if session.version == Version::Resp3 {
+            3
+        } else {
+            2
+        });
+        reply.bulk(b"id");
+        reply.number(i64::try_from(conn.to_bits()).unwrap_or(i64::MAX));
+        reply.bulk(b"modules");
+        reply.array(0);
+        Ok(())
+    }
+
     /// Sends a message to the subscribers of a channel.
     fn publish(&mut self, cx: &mut Context<'_, Self>, args: &mut Args<'_>) -> Result<(), Refused> {
         let (channel, message) = (arg(args)?, arg(args)?);
-        let subscribers = self.subscribers.get(channel).into_iter().flatten();
-        let mut reply = Reply(&mut self.reply);
-        reply.array(3);
-        for part in [b"message", channel, message] {
-            reply.bulk(part);
+        let version = self.reply.version;
+        let reply = &mut self.reply;
+        let mut receivers = 0;
+        for wanted in [Version::Resp2, Version::Resp3] {
+            let subscribers = self.subscribers.get(channel).into_iter().flatten();
+            let subscribers = subscribers.filter(|(_, version)| **version == wanted);
+            reply.begin(wanted);
+            reply.aggregate(b'>', 3);
+            for part in [b"message", channel, message] {
+                reply.bulk(part);
+            }
+            receivers += cx.broadcast(subscribers.map(|(conn, _)| conn), &reply.bytes);
         }
-        let receivers = cx.broadcast(subscribers, &self.reply);
-        self.reply.clear();
-        Reply(&mut self.reply).count(receivers);
+        reply.begin(version);
+        reply.count(receivers);
         Ok(())
     }
 
     fn subscribe(
         &mut self,
         conn: ConnId,
-        channels: &mut Session,
+        session: &mut Session,
         args: &mut Args<'_>,
     ) -> Result<(), Refused> {
         for channel in args {
-            if channels.len() >= CHANNELS_MAX {
+            if session.channels.len() >= CHANNELS_MAX {
                 return Err("ERR too many channels");
             }
-            channels.insert(channel.to_vec());
+            session.channels.insert(channel.to_vec());
             let subscribers = self.subscribers.entry(channel.to_vec()).or_default();
-            subscribers.insert(conn);
-            self.confirm(b"subscribe", channel, channels);
+            subscribers.insert(conn, session.version);
+            self.confirm(b"subscribe", channel, session);
         }
         Ok(())
     }
 
-    fn unsubscribe(&mut self, conn: ConnId, channels: &mut Session, args: &mut Args<'_>) {
+    fn unsubscribe(&mut self, conn: ConnId, session: &mut Session, args: &mut Args<'_>) {
         let mut named: Vec<Vec<u8>> = args.map(<[u8]>::to_vec).collect();
         if named.is_empty() {
-            named = channels.iter().cloned().collect();
+            named = session.channels.iter().cloned().collect();
         }
         for channel in named {
-            channels.remove(&channel);
+            session.channels.remove(&channel);
             self.forget(conn, &channel);
-            self.confirm(b"unsubscribe", &channel, channels);
+            self.confirm(b"unsubscribe", &channel, session);
         }
     }
 
-    fn confirm(&mut self, kind: &[u8], channel: &[u8], channels: &Session) {
-        let mut reply = Reply(&mut self.reply);
-        reply.array(3);
+    fn confirm(&mut self, kind: &[u8], channel: &[u8], session: &Session) {
+        let reply = &mut self.reply;
+        reply.aggregate(b'>', 3);
         reply.bulk(kind);
         reply.bulk(channel);
-        reply.count(channels.len());
+        reply.count(session.channels.len());
     }
 
     fn forget(&mut self, conn: ConnId, channel: &[u8]) {
@@ -355,7 +452,7 @@ impl Handler for Server {
         &mut self,
         cx: &mut Context<'_, Self>,
         conn: ConnId,
-        channels: &mut Session,
+        session: &mut Session,
         frame: &[u8],
     ) {
         let mut args = Args::new(frame);
@@ -371,27 +468,27 @@ impl Handler for Server {
             }
             None => name,
         };
-        self.reply.clear();
+        self.reply.begin(session.version);
         let done = match name {
             b"PUBLISH" => self.publish(cx, &mut args),
-            b"SUBSCRIBE" => self.subscribe(conn, channels, &mut args),
+            b"SUBSCRIBE" => self.subscribe(conn, session, &mut args),
             b"UNSUBSCRIBE" => {
-                self.unsubscribe(conn, channels, &mut args);
+                self.unsubscribe(conn, session, &mut args);
                 Ok(())
             }
             _ => match self.keys(name, &mut args.clone()) {
                 Ok(false) => match self.collections(name, &mut args.clone()) {
-                    Ok(false) => self.others(name, &mut args),
+                    Ok(false) => self.others(conn, session, name, &mut args),
                     done => done.map(|_| ()),
                 },
                 done => done.map(|_| ()),
             },
         };
         if let Err(refused) = done {
-            self.reply.clear();
-            Reply(&mut self.reply).line('-', refused);
+            self.reply.begin(session.version);
+            self.reply.line('-', refused);
         }
-        if let Err(error) = cx.send(conn, &self.reply) {
+        if let Err(error) = cx.send(conn, &self.reply.bytes) {
             log::warn!("{conn}: cannot reply: {error}");
             return cx.close(conn);
         }
@@ -414,11 +511,11 @@ impl Handler for Server {
         &mut self,
         _: &mut Context<'_, Self>,
         conn: ConnId,
-        channels: Session,
+        session: Session,
         closed: Closed,
     ) {
         log::info!("{conn} closed: {}", closed.reason);
-        for channel in channels {
+        for channel in session.channels {
             self.forget(conn, &channel);
         }
     }
@@ -441,7 +538,7 @@ fn main() -> ExitCode {
         let server = Server {
             store: Store::new(bytes_max),
             subscribers: BTreeMap::new(),
-            reply: Vec::new(),
+            reply: Reply::default(),
         };
         let mut reactor = Reactor::with_config(server, config)?;
         reactor.shutdown_on_signals(Duration::from_secs(1))?;
