@@ -43,8 +43,8 @@ const HEADER_LEN: usize = 12;
 /// size of EDNS, so no client gets a longer answer. A sender with a forged address can thus cause
 /// little traffic.
 const UDP_ANSWER_LEN_MAX: usize = 512;
-/// Maximum length of an answer over TCP, in bytes.
-const ANSWER_LEN_MAX: usize = 1232;
+/// Maximum length of an answer over TCP, in bytes: its length field has two bytes.
+const TCP_ANSWER_LEN_MAX: usize = 65_535;
 /// Time for which a client may keep an answer, in seconds.
 const TTL: u32 = 300;
 
@@ -201,7 +201,8 @@ impl Handler for Server {
     type Session = ();
 
     fn on_frame(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut (), query: &[u8]) {
-        self.zone.answer(query, ANSWER_LEN_MAX, &mut self.answer);
+        self.zone
+            .answer(query, TCP_ANSWER_LEN_MAX, &mut self.answer);
         match self.answer.is_empty() {
             true => cx.abort(conn),
             false => drop(cx.send(conn, &self.answer)),
