@@ -205,6 +205,38 @@ fn reply_and_refusal_in_one_turn_open_one_connection() {
     assert_eq!(take_events(&mut reactor), ["20550 frame hello"]);
 }
 
+/// One turn handles the replies to both attempts. The first address is used, and the other
+/// connection is closed.
+#[test]
+fn two_attempts_that_succeed_in_one_turn_open_one_connection() {
+    let world = World::new(0);
+    world.set_latency(300 * MS);
+    let mut reactor = node(world, Config::default());
+    let addrs = [addr(1, true), addr(2, true)];
+    let listeners = addrs.map(|addr| world.listen(addr));
+    let conn = dial(&mut reactor, &addrs, 15 * SEC);
+    reactor.turn(Some(Duration::ZERO)).expect("the poll works");
+    world.advance(250 * MS);
+    settle(&mut [&mut reactor]);
+    // No turn in between: both replies are in one batch of events.
+    world.advance(10 * SEC);
+    settle(&mut [&mut reactor]);
+    run_for(world, &mut [&mut reactor], 10 * SEC);
+    assert_eq!(take_events(&mut reactor), ["10250 open"]);
+    assert_eq!(reactor.stats().connected, 1);
+    let peer = reactor.with(|_, cx| cx.peer_inet_addr(conn));
+    assert_eq!(peer.expect("the connection is open"), addrs[0]);
+    let servers = listeners.map(|it| it.accept().expect("both attempts reached their server"));
+    servers[0].send(b"one\n");
+    servers[1].send(b"two\n");
+    run_for(world, &mut [&mut reactor], SEC);
+    assert_eq!(take_events(&mut reactor), ["20550 frame one"]);
+    servers.iter().for_each(|it| it.close());
+    run_for(world, &mut [&mut reactor], SEC);
+    assert_eq!(reactor.stats().closed, 1);
+    assert_eq!(world.open_streams(), 0);
+}
+
 /// The refusal of one attempt arrives together with the reply to the other attempt. The refusal
 /// must not count as a hang-up of the connection.
 #[test]
