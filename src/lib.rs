@@ -260,7 +260,9 @@
 //!
 //! [`Context::adopt_listener`], [`adopt_stream`](Context::adopt_stream) and
 //! [`adopt_udp`](Context::adopt_udp) take over sockets that std opened or that a parent process
-//! passed on. The example `activated` receives its sockets from systemd.
+//! passed on. The example `activated` receives its sockets from systemd. [`Context::detach`] and
+//! [`detach_udp`](Context::detach_udp) let a connection or a UDP socket leave its reactor, so that
+//! another reactor or process can adopt it.
 //!
 //! The chapter [on sockets](guide::sockets) lists the functions of the socket module of Python and
 //! of C with their counterparts in this crate.

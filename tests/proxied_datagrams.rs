@@ -227,3 +227,27 @@ fn each_datagram_of_a_gro_message_has_a_proxy_header() {
     let expected: Vec<_> = (10..20).map(|n| n.to_string().into_bytes()).collect();
     assert_eq!(payloads, expected);
 }
+
+#[test]
+fn adopted_udp_socket_expects_proxy_headers() {
+    let options =
+        UdpOptions::new().proxy_protocol(ProxyProtocol::required().trust(network("127.0.0.1")));
+    let mut rig = Rig::new(ProxyProtocol::optional(), Config::default());
+    let near = UdpSocket::bind("127.0.0.1:0").expect("a free port is available");
+    let server = near.local_addr().expect("the socket is bound");
+    rig.peer.connect(server).expect("loopback is reachable");
+    rig.send(&with_header(b"before the adoption"));
+    rig.reactor
+        .with(|_, cx| cx.adopt_udp_with(near, &options))
+        .expect("the socket is a UDP socket");
+    rig.send(b"no header");
+    rig.send(&with_header(b"after"));
+    rig.drive(3);
+    let from = Some(Addr::from(client()));
+    let expected = [
+        (from.clone(), b"before the adoption".to_vec()),
+        (from, b"after".to_vec()),
+    ];
+    assert_eq!(rig.seen(), expected);
+    assert_eq!(rig.reactor.stats().datagrams_refused, 1);
+}

@@ -7,6 +7,7 @@ use crate::error::Gone;
 use crate::event::CloseReason;
 use crate::handler::Handler;
 use crate::id::{ConnId, ListenerId, UdpId};
+use crate::os::OwnedSocket;
 #[cfg(doc)]
 use crate::shutdown::ShutdownPhase;
 use crate::shutdown::ShutdownPlan;
@@ -198,6 +199,53 @@ impl<H: Handler> Context<'_, H> {
     /// ```
     pub fn detach(&mut self, conn: ConnId) -> io::Result<()> {
         self.engine.detach(conn.0)
+    }
+
+    /// Takes a UDP socket out of the reactor, without the loss of a datagram. Returns the socket,
+    /// for another reactor or another process.
+    ///
+    /// * From this call on, the reactor receives nothing more. Datagrams that arrive wait in the
+    ///   receive buffer of the socket.
+    /// * Datagrams that the reactor has received before this call are still delivered, and accept
+    ///   replies. The id stays valid until the end of the turn for this.
+    /// * Queued datagrams are sent by this reactor, as at [`close_udp`](Context::close_udp).
+    ///
+    /// The result is a duplicate: another descriptor of the same socket, in non-blocking mode.
+    /// [`adopt_udp`](Context::adopt_udp) adopts it in any reactor. The socket keeps its options,
+    /// its groups and its connected peer. The options of the reactor do not move:
+    /// [`adopt_udp_with`](Context::adopt_udp_with) sets them. On Linux with the feature
+    /// `udp-batch`, a receive from the socket may return several datagrams of one sender
+    /// (`UDP_GRO`, udp(7)). A reactor with this feature splits them.
+    ///
+    /// # Errors
+    ///
+    /// The socket is unchanged in case of an error.
+    ///
+    /// * `NotConnected`: the socket is closing, closed or detached.
+    /// * `Unsupported`: the socket is simulated.
+    /// * Any other error of the system, for example if no descriptor is free.
+    ///
+    /// # Examples
+    ///
+    /// A socket moves to the reactor of another thread:
+    ///
+    /// ```
+    /// use unstick::{Context, Handler, Remote, UdpId};
+    ///
+    /// fn move_to<H: Handler + 'static>(
+    ///     cx: &mut Context<'_, H>,
+    ///     udp: UdpId,
+    ///     other: &Remote<H>,
+    /// ) -> std::io::Result<()> {
+    ///     let socket = cx.detach_udp(udp)?;
+    ///     other.post(|_, cx| {
+    ///         let _adopted = cx.adopt_udp(socket);
+    ///     })?;
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn detach_udp(&mut self, socket: UdpId) -> io::Result<OwnedSocket> {
+        self.engine.detach_udp(socket)
     }
 
     /// Closes a listener.

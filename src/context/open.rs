@@ -286,8 +286,12 @@ impl<H: Handler> Context<'_, H> {
         conn
     }
 
-    /// Adopts a bound UDP socket: std's `UdpSocket`, or a descriptor. The mode of the socket
-    /// changes as described at [`adopt_listener`](Context::adopt_listener).
+    /// Adopts a bound UDP socket: std's `UdpSocket`, a descriptor from a parent process, or a
+    /// socket that [`detach_udp`](Context::detach_udp) returned. The mode of the socket changes as
+    /// described at [`adopt_listener`](Context::adopt_listener).
+    ///
+    /// A socket that is connected stays connected. Datagrams that wait in its receive buffer are
+    /// delivered.
     ///
     /// # Errors
     ///
@@ -297,6 +301,25 @@ impl<H: Handler> Context<'_, H> {
     /// * `Other`: a shutdown has reached the phase [`Close`](crate::ShutdownPhase::Close).
     /// * Any other error of the system.
     pub fn adopt_udp(&mut self, socket: impl Into<OwnedSocket>) -> io::Result<UdpId> {
-        self.engine.adopt_udp(socket.into())
+        self.adopt_udp_with(socket, &UdpOptions::new())
+    }
+
+    /// Adopts a bound UDP socket like [`adopt_udp`](Context::adopt_udp), with options.
+    ///
+    /// Only options of the reactor apply: [`proxy_protocol`](UdpOptions::proxy_protocol), and the
+    /// details of datagrams, such as `UdpOptions::destination`. Options of the socket itself, such
+    /// as its groups and the lengths of its buffers, are ignored: the program that opened the
+    /// socket has set them. `UdpOptions::count_overflows` also counts the datagrams that were
+    /// dropped before the adoption.
+    ///
+    /// # Errors
+    ///
+    /// * Same as [`adopt_udp`](Context::adopt_udp).
+    pub fn adopt_udp_with(
+        &mut self,
+        socket: impl Into<OwnedSocket>,
+        options: &UdpOptions,
+    ) -> io::Result<UdpId> {
+        self.engine.adopt_udp(socket.into(), options)
     }
 }

@@ -162,8 +162,17 @@ pub(crate) struct UdpEntry {
     /// True if the last send failed with "connection refused" for an earlier datagram. The first
     /// datagram of the queue is then sent once more.
     pub(crate) was_refused: bool,
+    /// True if the program has taken a duplicate of the socket, so that it receives nothing more.
+    pub(crate) is_detached: bool,
     pub(crate) generation: NonZeroU32,
     pub(crate) state: State,
+}
+
+impl UdpEntry {
+    /// Returns true if the socket is readable, and neither paused, detached nor closed.
+    pub(crate) fn may_receive(&self) -> bool {
+        self.state.may_receive() && !self.is_detached
+    }
 }
 
 /// A Unix datagram socket.

@@ -38,9 +38,27 @@ impl Engine {
         self.add_udp(udp, options.proxy.clone())
     }
 
-    pub(crate) fn adopt_udp(&mut self, socket: OwnedSocket) -> io::Result<UdpId> {
+    pub(crate) fn adopt_udp(
+        &mut self,
+        socket: OwnedSocket,
+        options: &UdpOptions,
+    ) -> io::Result<UdpId> {
         self.check_not_shutting_down()?;
-        self.add_udp(Udp::adopt(socket, self.config.datagram_batches)?, None)
+        let udp = Udp::adopt(socket, options, self.config.datagram_batches)?;
+        self.add_udp(udp, options.proxy.clone())
+    }
+
+    /// Returns a duplicate of the socket. The entry receives nothing more, and is closed by the
+    /// next flush.
+    pub(crate) fn detach_udp(&mut self, id: UdpId) -> io::Result<OwnedSocket> {
+        let entry = self.entries.udp_mut(id)?;
+        if entry.is_detached || !entry.state.takes_datagrams() {
+            return Err(Gone.into());
+        }
+        let socket = entry.socket.duplicate()?;
+        entry.is_detached = true;
+        self.flush_later(id.0);
+        Ok(socket)
     }
 
     fn add_udp(&mut self, udp: Udp, proxy: Option<Arc<ProxyProtocol>>) -> io::Result<UdpId> {
@@ -57,6 +75,7 @@ impl Engine {
                 queue_peak: 0,
                 is_grown: false,
                 was_refused: false,
+                is_detached: false,
                 generation,
                 state: State::datagram_socket(),
             }))

@@ -11,8 +11,7 @@ pub(crate) use std::os::fd::OwnedFd as OwnedSocket;
 #[cfg(windows)]
 pub(crate) use std::os::windows::io::OwnedSocket;
 
-use super::udp_batch::Wanted;
-use super::{Listener, Os, Stream, Udp};
+use super::{Listener, Os, Stream, Udp, UdpOptions};
 use crate::error::invalid_input;
 
 impl Listener {
@@ -44,14 +43,19 @@ impl Stream {
 }
 
 impl Udp {
-    pub(crate) fn adopt(socket: OwnedSocket, in_batches: bool) -> io::Result<Self> {
+    /// Adopts a UDP socket. Only the details of datagrams that `options` selects are set.
+    pub(crate) fn adopt(
+        socket: OwnedSocket,
+        options: &UdpOptions,
+        in_batches: bool,
+    ) -> io::Result<Self> {
         let socket = prepare(socket, Type::DGRAM)?;
         if socket.local_addr()?.is_unix() {
             return Err(invalid_input(
                 "the socket is a Unix datagram socket, not a UDP socket",
             ));
         }
-        Self::new(socket, in_batches, Wanted::default())
+        Self::new(socket, in_batches, options.wanted)
     }
 }
 

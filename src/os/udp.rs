@@ -9,7 +9,7 @@ use socket2::{SockRef, Socket};
 #[cfg(any(test, feature = "sim"))]
 use super::sim::SimSocket;
 use super::udp_batch::{Batcher, Wanted, send_marked};
-use super::{Os, local_addr, retry};
+use super::{Os, OwnedSocket, local_addr, retry};
 use crate::addr::Addr;
 use crate::datagram::{DatagramQueue, Message, RecvBatch};
 use crate::id::PollToken;
@@ -174,6 +174,11 @@ impl Udp {
             return Ok(sim.local_addr());
         }
         local_addr(&*self.options()?)
+    }
+
+    /// Returns another descriptor of the socket. A simulated socket has none.
+    pub(crate) fn duplicate(&self) -> io::Result<OwnedSocket> {
+        Ok(self.options()?.try_clone()?.into())
     }
 
     pub(crate) fn options(&self) -> io::Result<SockRef<'_>> {

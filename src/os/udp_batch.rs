@@ -28,7 +28,7 @@ use std::thread::LocalKey;
 
 use mio::net::UdpSocket;
 use nix::errno::Errno;
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use quinn_udp::{RecvMeta, UdpSocketState};
 use socket2::{Domain, Socket, Type};
 
@@ -141,9 +141,12 @@ impl Batcher {
         wanted: Wanted,
     ) -> io::Result<Option<Self>> {
         let wanted = wanted.enable(udp)?;
+        // If the former owner of an adopted socket has turned `UDP_GRO` on, the receive buffer may
+        // hold joined datagrams. While the option is on, the kernel reports how to split them.
+        let had_gro = getsockopt(udp, sockopt::UdpGroSegment).unwrap_or(false);
         // The kernel counts a dropped message of several datagrams as one datagram. So the kernel
         // must not join datagrams if dropped datagrams are counted.
-        let has_gro = !wanted.kernel_drops;
+        let has_gro = had_gro || !wanted.kernel_drops;
         let mut receiver = None;
         if in_batches {
             match new_receiver(udp) {
@@ -161,7 +164,7 @@ impl Batcher {
             }
         }
         let Some(made) = &receiver else {
-            let needs_control = wanted.has_details() || wanted.needs_recvmsg();
+            let needs_control = wanted.has_details() || wanted.needs_recvmsg() || had_gro;
             return Ok(needs_control.then(|| Self::with(None, false, 0, wanted)));
         };
         let has_gso = made.max_gso_segments() > 1;

@@ -337,7 +337,13 @@ impl<H: Handler> Reactor<H> {
                 let watermark = self.engine.flush(token);
                 self.notify_watermark(token, watermark);
             }
-            Some((token, Entry::Udp(_))) => self.queue_on_panic(UdpId(token), Self::flush_udp),
+            Some((token, Entry::Udp(entry))) => {
+                // All datagrams that were received before the detach are delivered by now.
+                if entry.is_detached {
+                    entry.state.close_datagrams();
+                }
+                self.queue_on_panic(UdpId(token), Self::flush_udp);
+            }
             // Listeners and Unix datagram sockets have no output to flush.
             Some(_) | None => {}
         }

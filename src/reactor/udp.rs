@@ -21,7 +21,7 @@ impl<H: Handler> Reactor<H> {
         let mut left = self.engine.config.datagram_budget;
         while left > 0 {
             let entry = match self.engine.entries.udp_mut(id) {
-                Ok(entry) if entry.state.may_receive() => entry,
+                Ok(entry) if entry.may_receive() => entry,
                 _ => return self.flush_udp(id),
             };
             match entry.socket.receive(&mut self.recv_batch, left) {

@@ -201,6 +201,8 @@ fn real_sockets_and_their_options_are_not_supported() {
         let simulated = cx.bind_udp("127.0.0.1:0").expect("a port is free");
         let error = cx.socket(simulated).err().map(|error| error.kind());
         assert_eq!(error, Some(ErrorKind::Unsupported));
+        let error = cx.detach_udp(simulated).err().map(|error| error.kind());
+        assert_eq!(error, Some(ErrorKind::Unsupported));
     });
     sim.run_for(SEC);
     let closes = &sim[node].handler().closes;
