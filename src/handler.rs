@@ -203,6 +203,7 @@ pub trait Handler: Sized {
     /// Sending may continue. The callback is called once each time the queue drains. It is also
     /// called when memory is free again, for a connection whose output was rejected at
     /// [`Config::memory_bytes_max`](crate::Config::memory_bytes_max). The default does nothing.
+    #[doc(alias("writable", "backpressure"))]
     fn on_drained(
         &mut self,
         cx: &mut Context<'_, Self>,

@@ -174,6 +174,7 @@ impl Backoff {
 /// reactor.run()
 /// # }
 /// ```
+#[doc(alias("ReconnectingClientFactory", "retry"))]
 #[derive(Debug)]
 pub struct Reconnect<A> {
     addr: A,

@@ -19,6 +19,7 @@ impl Framing {
     /// * [`raw`](Framing::raw): the limit bounds the bytes that are delivered at once. Zero counts
     ///   as one, and `send` accepts any payload.
     /// * [`fixed`](Framing::fixed) and [`custom`](Framing::custom): this method has no effect.
+    #[doc(alias("max_frame_length", "max_length"))]
     pub fn frame_len_max(self, bytes: usize) -> Self {
         self.map_input(|mut kind| {
             match &mut kind {

@@ -89,6 +89,7 @@ impl<H: Handler> Context<'_, H> {
     ///     let _ = cx.grant(conn, 1); // allows one more job
     /// }
     /// ```
+    #[doc(alias("active once", "rate limit", "credit"))]
     pub fn grant(&mut self, conn: ConnId, frames: u64) -> Result<(), Gone> {
         self.engine.grant(conn.0, frames)
     }

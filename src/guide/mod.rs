@@ -26,12 +26,14 @@ pub mod tutorial {}
 #[doc = include_str!("how_to.md")]
 pub mod how_to {}
 
+#[doc(alias("FAQ", "troubleshooting"))]
 #[doc = include_str!("questions.md")]
 pub mod questions {}
 
 #[doc = include_str!("coming_from.md")]
 pub mod coming_from {}
 
+#[doc(alias("sticky packet", "coalescing"))]
 #[doc = include_str!("stickiness.md")]
 pub mod stickiness {}
 

@@ -160,6 +160,7 @@ impl<H: Handler> Reactor<H> {
     /// # Errors
     ///
     /// The system's error if the poll fails.
+    #[doc(alias("poll", "run_once"))]
     pub fn turn(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         let _park = self.inlet.park_on_drop();
         self.run_turn(timeout)

@@ -67,6 +67,7 @@ pub(crate) enum Posted<H: Handler> {
 /// reactor.run()
 /// # }
 /// ```
+#[doc(alias("channel", "waker", "mpsc"))]
 pub struct Remote<H: Handler> {
     queue: Arc<Queue<Posted<H>, Waker>>,
 }
