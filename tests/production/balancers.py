@@ -6,10 +6,13 @@ Usage: balancers.py PATH_OF_WATCHED haproxy|nginx
 HAProxy sends PROXY headers of version 2 and checks the health of three servers. While 200
 connections exchange 100,000 frames, one server is killed, one is drained and one is restarted. Only
 the connections of the killed server may be lost. nginx sends headers of version 1.
+
+The configurations are those of the page on deployment, with other addresses and times.
 """
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import struct
@@ -17,6 +20,8 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
+
+from page import block
 
 CONNECTIONS = 200
 FRAMES = 500
@@ -110,25 +115,13 @@ async def until(condition, what):
 async def haproxy(folder, servers):
     """Starts HAProxy on an inherited socket. Returns the process and its address."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=512)
-    lines = "\n".join(
-        f"    server s{index} {server.echo} send-proxy-v2 check port {server.http.split(':')[1]}"
-        " inter 100 fall 2 rise 1" for index, server in enumerate(servers))
-    config = f"""
-defaults
-    mode tcp
-    timeout connect 2s
-    timeout client 60s
-    timeout server 60s
-    retries 5
-    option redispatch
-frontend front
-    bind fd@{listener.fileno()}
-    default_backend back
-backend back
-    balance roundrobin
-    option httpchk GET /healthz
-{lines}
-"""
+    config = block("defaults").replace("bind :7000", f"bind fd@{listener.fileno()}")
+    config, count = re.subn("check port 9000 inter 2s fall 3", "check inter 100 fall 2", config)
+    config, places = re.subn(r"\n +server a .*\n +server b .*", "", config)
+    assert (count, places) == (1, 1), "the page has another form"
+    for index, server in enumerate(servers):
+        port = server.http.split(":")[1]
+        config += f"    server s{index} {server.echo} port {port}\n"
     with open(f"{folder}/haproxy.cfg", "w") as file:
         file.write(config)
     process = await asyncio.create_subprocess_exec(
@@ -200,7 +193,11 @@ async def check_nginx(program, folder):
     with socket.create_server(("127.0.0.1", 0)) as free:
         addr = free.getsockname()
     modules = os.environ.get("NGINX_MODULES", "/usr/lib/nginx/modules")
-    upstreams = "".join(f"server {server.echo};" for server in servers)
+    config, count = re.subn(r"server 10\.0\.2\.1:7000; server 10\.0\.2\.2:7000;",
+                            "".join(f"server {server.echo};" for server in servers),
+                            block("stream {"))
+    config, places = re.subn("listen 7000;", f"listen 127.0.0.1:{addr[1]};", config)
+    assert (count, places) == (1, 1), "the page has another form"
     with open(f"{folder}/nginx.conf", "w") as file:
         file.write(f"""
 load_module {modules}/ngx_stream_module.so;
@@ -208,10 +205,7 @@ daemon off;
 pid {folder}/pid;
 error_log {folder}/error.log;
 events {{ worker_connections 1024; }}
-stream {{
-    upstream back {{ {upstreams} }}
-    server {{ listen 127.0.0.1:{addr[1]}; proxy_pass back; proxy_protocol on; }}
-}}
+{config}
 """)
     nginx = os.environ.get("NGINX_PROGRAM", "nginx")
     balancer = await asyncio.create_subprocess_exec(

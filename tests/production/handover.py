@@ -3,8 +3,9 @@
 
 Usage: handover.py PATH_OF_HANDOVER [RESTARTS]
 
-Long-lived connections exchange frames all the time, and new connections arrive all the time. No
-connect may be refused, no connection may be reset, and each frame must be answered.
+Long-lived connections exchange frames all the time, new connections arrive all the time, and UDP
+sockets send datagrams all the time. No connect may be refused, no connection may be reset, and each
+frame and each datagram must be answered exactly once.
 """
 
 import asyncio
@@ -17,12 +18,17 @@ LONG_LIVED = 200
 NEW_PER_SECOND = 500
 # Pause between two frames of a long-lived connection, in seconds.
 PAUSE = 0.05
+UDP_SOCKETS = 20
+# Pause between two datagrams of a UDP socket, in seconds. The datagrams of a handover fit into the
+# receive buffer of the server's socket.
+UDP_PAUSE = 0.02
 
 
 class Totals:
     def __init__(self):
         self.frames = 0
         self.connections = 0
+        self.datagrams = 0
         self.errors = []
         self.ends = False
 
@@ -80,32 +86,72 @@ async def new_connections(addr, totals):
     return time.monotonic() - began
 
 
-async def start(program, listen, control):
-    """Starts a server, and waits until it serves. Returns it with its address."""
+class Datagrams(asyncio.DatagramProtocol):
+    """The datagrams of one UDP socket that wait for their echo, in the order of sending."""
+
+    def __init__(self, totals):
+        self.totals = totals
+        self.waiting = {}
+
+    def datagram_received(self, data, addr):
+        if self.waiting.pop(data, None) is None:
+            self.totals.errors.append(f"datagram {data!r} is damaged or was answered twice")
+
+    def error_received(self, error):
+        self.totals.errors.append(f"UDP: {error!r}")
+
+
+async def udp_socket(addr, totals, number):
+    loop = asyncio.get_running_loop()
+    transport, datagrams = await loop.create_datagram_endpoint(
+        lambda: Datagrams(totals), remote_addr=addr)
+    count = 0
+    while not totals.ends:
+        data = struct.pack(">II", number, count) * (1 + count % 50)
+        datagrams.waiting[data] = True
+        transport.sendto(data)
+        count += 1
+        await asyncio.sleep(UDP_PAUSE)
+    for _ in range(1000):
+        if not datagrams.waiting:
+            break
+        await asyncio.sleep(0.01)
+    transport.close()
+    totals.datagrams += count - len(datagrams.waiting)
+    if datagrams.waiting:
+        totals.errors.append(f"UDP socket {number}: {len(datagrams.waiting)} datagrams lost")
+
+
+async def start(program, control):
+    """Starts a server, and waits until it serves. Returns it with its two addresses."""
     server = await asyncio.create_subprocess_exec(
-        program, "--listen", listen, "--control", control, stdout=asyncio.subprocess.PIPE)
-    addr = None
+        program, "--listen", "127.0.0.1:0", "--udp", "127.0.0.1:0", "--control", control,
+        stdout=asyncio.subprocess.PIPE)
+    addrs = []
     while True:
         line = (await asyncio.wait_for(server.stdout.readline(), 20)).decode()
         assert line, f"{program} ended with {await server.wait()}"
         if line.startswith("listening "):
-            host, port = line.split()[1].rsplit(":", 1)
-            addr = (host, int(port))
+            host, port = line.split()[-1].rsplit(":", 1)
+            addrs.append((host, int(port)))
         if line.startswith("ready"):
-            return server, addr, int(line.split()[2])
+            return server, addrs, int(line.split()[2])
 
 
 async def main(program, restarts):
     totals = Totals()
     with tempfile.TemporaryDirectory() as folder:
         control = f"{folder}/control"
-        server, addr, _ = await start(program, "127.0.0.1:0", control)
+        server, addrs, _ = await start(program, control)
+        addr, udp = addrs
         clients = [asyncio.create_task(long_lived(addr, totals, n)) for n in range(LONG_LIVED)]
+        clients += [asyncio.create_task(udp_socket(udp, totals, n)) for n in range(UDP_SOCKETS)]
         arrivals = asyncio.create_task(new_connections(addr, totals))
         moved = 0
         for _ in range(restarts):
             await asyncio.sleep(0.1)
-            successor, _, taken = await start(program, "127.0.0.1:0", control)
+            successor, same, taken = await start(program, control)
+            assert same == addrs, f"the server moved from {addrs} to {same}"
             moved += taken
             status = await asyncio.wait_for(server.wait(), 20)
             if status != 0:
@@ -119,11 +165,12 @@ async def main(program, restarts):
         assert status == 0, f"the last server ended with status {status}"
     print(f"{restarts} restarts, {moved} moved connections, {totals.connections} new connections "
           f"({totals.connections / took:.0f} a second), {totals.frames} frames, "
-          f"{len(totals.errors)} errors")
+          f"{totals.datagrams} datagrams, {len(totals.errors)} errors")
     for error in totals.errors[:10]:
         print(error, file=sys.stderr)
     assert not totals.errors
     assert moved >= restarts * LONG_LIVED // 2, "the long-lived connections did not move"
+    assert totals.datagrams >= restarts * UDP_SOCKETS, "few datagrams were sent"
 
 
 asyncio.run(main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 50))

@@ -1,64 +1,70 @@
-//! An echo server that a new process replaces without the loss of a connection or of a byte.
+//! An echo server that a new process replaces without the loss of a connection, a byte or a
+//! datagram.
 //!
 //! ```text
 //! handover --listen 127.0.0.1:7000 --control /run/echo.control    # the first process
 //! handover --listen 127.0.0.1:7000 --control /run/echo.control    # replaces it, and so on
 //! ```
 //!
+//! `--udp ADDRESS` opens a UDP socket too.
+//!
 //! ```text
 //!   new process                          old process
 //!   connect to the control socket  --->  accept
 //!   adopt the listener             <---  the listening socket (SCM_RIGHTS)
-//!   `R`                            --->  close its copy of the listener, detach all connections
+//!   `R`                            --->  close its copy of the listener, detach the rest
+//!   adopt the UDP socket           <---  the UDP socket
 //!   adopt each connection          <---  each socket, with its undelivered and unsent bytes
 //!   bind the control socket        <---  `E`, and exit
 //! ```
 //!
 //! The listening socket stays open all the time, so no connect is refused. Connections that arrive
-//! during the handover wait in its backlog.
+//! during the handover wait in its backlog. Datagrams wait in the receive buffer of the UDP socket.
 //!
-//! Under systemd, the first process takes the socket of its `.socket` unit. Each process reports
-//! that it is ready, and stores the listener in the service manager (`FileDescriptorStoreMax=1`),
-//! so that a restart after a crash finds it.
+//! Under systemd, the first process takes the sockets of its `.socket` unit. Each process reports
+//! that it is ready, and stores the listener and the UDP socket in the service manager
+//! (`FileDescriptorStoreMax=2`), so that a restart after a crash finds them. It also feeds the
+//! watchdog of the service manager (`WatchdogSec=`).
+
+mod message;
+mod systemd;
 
 use std::collections::HashSet;
 use std::error::Error;
-use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Write};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
-};
-use sd_notify::NotifyState;
 use unstick::{
-    Addr, CloseReason, Closed, ConnId, Context, Detached, Framing, Handler, ListenerId, Origin,
-    Reactor, ShutdownPhase, ShutdownPlan,
+    Addr, CloseReason, Closed, ConnId, Context, Datagram, Detached, Framing, Handler, ListenerId,
+    Origin, Reactor, ShutdownPhase, ShutdownPlan, TimerId, UdpId,
 };
+
+use message::{Message, receive, send};
 
 /// Time in which the other process must send or take its next bytes.
 const PEER_TIMEOUT: Duration = Duration::from_secs(5);
-/// Maximum number of undelivered or unsent bytes of one connection.
-const BYTES_MAX: usize = 64 << 20;
+/// Time in which the old process sends its last replies and datagrams.
+const CLOSE_TIME: Duration = Duration::from_secs(5);
 
 fn framing() -> Framing {
     Framing::length_u32()
 }
 
-/// The two sockets that listen.
+/// The sockets that are no connections.
 #[derive(Clone, Copy)]
-struct Listeners {
+struct Sockets {
     service: ListenerId,
     control: ListenerId,
+    udp: Option<UdpId>,
 }
 
 #[derive(Default)]
 struct Server {
-    listeners: Option<Listeners>,
+    sockets: Option<Sockets>,
     /// Connections of clients.
     open: HashSet<ConnId>,
     /// The new process, once it has taken the listener.
@@ -78,7 +84,7 @@ impl Handler for Server {
         is_control: &mut IsControl,
         origin: Origin,
     ) {
-        let control = self.listeners.map(|it| it.control);
+        let control = self.sockets.map(|it| it.control);
         if let Origin::Accepted { listener, .. } = origin
             && Some(listener) == control
         {
@@ -97,6 +103,10 @@ impl Handler for Server {
         frame: &[u8],
     ) {
         let _ = cx.send(conn, frame);
+    }
+
+    fn on_datagram(&mut self, cx: &mut Context<'_, Self>, udp: UdpId, datagram: Datagram<'_>) {
+        let _ = cx.send_to(udp, datagram.from, datagram.data);
     }
 
     fn on_close(
@@ -121,34 +131,43 @@ impl Handler for Server {
         }
     }
 
+    fn on_timer(&mut self, _: &mut Context<'_, Self>, _: TimerId, _: u64) {
+        systemd::feed_watchdog();
+    }
+
     fn on_shutdown(&mut self, _: &mut Context<'_, Self>, _: ShutdownPhase) {
-        let _ = sd_notify::notify(&[NotifyState::Stopping]);
+        systemd::report_stopping();
     }
 }
 
 impl Server {
-    /// Sends the listener to a new process. When the new process has taken it, detaches all
-    /// connections. The calls on the control socket may block: this process ends soon anyway.
+    /// Sends the listener to a new process. When the new process has taken it, detaches the UDP
+    /// socket and all connections. The calls on the control socket may block: this process ends
+    /// soon anyway.
     fn begin_handover(
         &mut self,
         cx: &mut Context<'_, Self>,
         mut successor: UnixStream,
     ) -> io::Result<()> {
-        let Some(listeners) = self.listeners else {
+        let Some(sockets) = self.sockets else {
             return Err(ErrorKind::NotConnected.into());
         };
         successor.set_nonblocking(false)?;
         successor.set_read_timeout(Some(PEER_TIMEOUT))?;
         successor.set_write_timeout(Some(PEER_TIMEOUT))?;
-        let listener = cx.socket_options(listeners.service)?;
+        let listener = cx.socket_options(sockets.service)?;
         send(&mut successor, b'L', Some(listener.as_fd()), &[], &[])?;
         let mut reply = [0];
         successor.read_exact(&mut reply)?;
         if reply != *b"R" {
             return Err(ErrorKind::InvalidData.into());
         }
-        cx.close_listener(listeners.service);
-        cx.close_listener(listeners.control);
+        cx.close_listener(sockets.service);
+        cx.close_listener(sockets.control);
+        if let Some(udp) = sockets.udp {
+            let udp = cx.detach_udp(udp)?;
+            send(&mut successor, b'U', Some(udp.as_fd()), &[], &[])?;
+        }
         for conn in &self.open {
             // A connection that is closing cannot be detached. This process completes its close.
             let _ = cx.detach(*conn);
@@ -176,81 +195,8 @@ impl Server {
         {
             eprintln!("the new process did not get the end of the handover: {error}");
         }
-        cx.shutdown(Duration::ZERO);
+        cx.shutdown(CLOSE_TIME);
     }
-}
-
-/// A message between the processes: a kind, two byte sequences, and at most one descriptor.
-struct Message {
-    kind: u8,
-    socket: Option<OwnedFd>,
-    undelivered: Vec<u8>,
-    unsent: Vec<u8>,
-}
-
-fn send(
-    to: &mut UnixStream,
-    kind: u8,
-    socket: Option<BorrowedFd<'_>>,
-    undelivered: &[u8],
-    unsent: &[u8],
-) -> io::Result<()> {
-    let len = |bytes: &[u8]| u32::try_from(bytes.len()).map_err(|_| ErrorKind::InvalidInput);
-    let mut head = vec![kind];
-    head.extend_from_slice(&len(undelivered)?.to_be_bytes());
-    head.extend_from_slice(&len(unsent)?.to_be_bytes());
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    let sockets = socket.as_slice();
-    if !sockets.is_empty() && !control.push(SendAncillaryMessage::ScmRights(sockets)) {
-        return Err(ErrorKind::OutOfMemory.into());
-    }
-    let sent = sendmsg(
-        &*to,
-        &[IoSlice::new(&head)],
-        &mut control,
-        SendFlags::NOSIGNAL,
-    )?;
-    to.write_all(&head[sent..])?;
-    to.write_all(undelivered)?;
-    to.write_all(unsent)
-}
-
-fn receive(from: &mut UnixStream) -> io::Result<Message> {
-    let mut head = [0; 9];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let received = recvmsg(
-        &*from,
-        &mut [IoSliceMut::new(&mut head)],
-        &mut control,
-        RecvFlags::CMSG_CLOEXEC,
-    )?;
-    let mut socket = None;
-    for message in control.drain() {
-        if let RecvAncillaryMessage::ScmRights(mut sockets) = message {
-            socket = sockets.next();
-        }
-    }
-    if received.bytes == 0 {
-        return Err(ErrorKind::UnexpectedEof.into());
-    }
-    from.read_exact(&mut head[received.bytes..])?;
-    let [kind, a, b, c, d, e, f, g, h] = head;
-    let mut bytes = |len: [u8; 4]| {
-        let len = u32::from_be_bytes(len) as usize;
-        if len > BYTES_MAX {
-            return Err(io::Error::from(ErrorKind::InvalidData));
-        }
-        let mut bytes = vec![0; len];
-        from.read_exact(&mut bytes).map(|()| bytes)
-    };
-    Ok(Message {
-        kind,
-        socket,
-        undelivered: bytes([a, b, c, d])?,
-        unsent: bytes([e, f, g, h])?,
-    })
 }
 
 /// Connects to the process that serves now. Returns `None` if there is none.
@@ -273,49 +219,75 @@ fn predecessor(control: &Path) -> io::Result<Option<UnixStream>> {
     }
 }
 
-/// Opens the listener: from the predecessor, from systemd, or at the address.
-fn open_listener(
+/// Receives the listener of the predecessor.
+fn take_listener(
     cx: &mut Context<'_, Server>,
-    predecessor: Option<&mut UnixStream>,
-    addr: Addr,
+    predecessor: &mut UnixStream,
 ) -> io::Result<ListenerId> {
-    if let Some(predecessor) = predecessor {
-        let Message {
+    match receive(predecessor)? {
+        Message {
             kind: b'L',
             socket: Some(socket),
             ..
-        } = receive(predecessor)?
-        else {
-            return Err(ErrorKind::InvalidData.into());
-        };
-        return cx.adopt_listener(socket, framing());
-    }
-    match listenfd::ListenFd::from_env().take_tcp_listener(0)? {
-        Some(listener) => cx.adopt_listener(listener, framing()),
-        None => cx.listen(addr, framing()),
+        } => cx.adopt_listener(socket, framing()),
+        _ => Err(ErrorKind::InvalidData.into()),
     }
 }
 
-/// Takes all connections of the predecessor. Returns their number.
-fn take_connections(
+/// Takes the UDP socket and all connections of the predecessor. Returns the number of connections.
+fn take_rest(
     cx: &mut Context<'_, Server>,
     mut predecessor: UnixStream,
-) -> io::Result<usize> {
+) -> io::Result<(Option<UdpId>, usize)> {
     predecessor.write_all(b"R")?;
-    for count in 0.. {
+    let (mut udp, mut count) = (None, 0);
+    loop {
         let message = receive(&mut predecessor)?;
         match (message.kind, message.socket) {
+            (b'U', Some(socket)) => udp = Some(cx.adopt_udp(socket)?),
             (b'C', Some(socket)) => {
                 let mut detached = Detached::new(socket);
                 detached.undelivered = message.undelivered;
                 detached.unsent = message.unsent;
                 cx.adopt_detached(detached, framing(), false);
+                count += 1;
             }
-            (b'E', None) => return Ok(count),
+            (b'E', None) => return Ok((udp, count)),
             _ => return Err(ErrorKind::InvalidData.into()),
         }
     }
-    Ok(usize::MAX)
+}
+
+/// Opens all sockets. Takes each one from the predecessor, from systemd, or opens it at its
+/// address. Returns the number of connections of the predecessor.
+fn open_sockets(
+    cx: &mut Context<'_, Server>,
+    arguments: Arguments,
+) -> io::Result<(Sockets, usize)> {
+    let mut predecessor = predecessor(&arguments.control)?;
+    let inherited = systemd::inherited()?;
+    let service = match (&mut predecessor, inherited.listener) {
+        (Some(predecessor), _) => take_listener(cx, predecessor)?,
+        (None, Some(listener)) => cx.adopt_listener(listener, framing())?,
+        (None, None) => cx.listen(arguments.listen, framing())?,
+    };
+    let (taken_udp, count) = match predecessor {
+        Some(predecessor) => take_rest(cx, predecessor)?,
+        None => (None, 0),
+    };
+    let udp = match (taken_udp, inherited.udp, arguments.udp) {
+        (Some(udp), _, _) => Some(udp),
+        (None, Some(udp), _) => Some(cx.adopt_udp(udp)?),
+        (None, None, Some(addr)) => Some(cx.bind_udp(addr)?),
+        (None, None, None) => None,
+    };
+    let control = open_control(cx, &arguments.control)?;
+    let sockets = Sockets {
+        service,
+        control,
+        udp,
+    };
+    Ok((sockets, count))
 }
 
 /// Binds the control socket. The rename replaces the socket of the predecessor in one step.
@@ -326,43 +298,60 @@ fn open_control(cx: &mut Context<'_, Server>, path: &Path) -> io::Result<Listene
     cx.adopt_listener(listener, Framing::raw())
 }
 
-fn arguments() -> Result<(Addr, PathBuf), Box<dyn Error>> {
-    use lexopt::prelude::*;
-    let (mut addr, mut control) = ("127.0.0.1:7000".parse()?, PathBuf::from("echo.control"));
-    let mut parser = lexopt::Parser::from_env();
-    while let Some(argument) = parser.next()? {
-        match argument {
-            Long("listen") => addr = parser.value()?.parse()?,
-            Long("control") => control = parser.value()?.into(),
-            other => return Err(other.unexpected().into()),
+struct Arguments {
+    listen: Addr,
+    udp: Option<SocketAddr>,
+    control: PathBuf,
+}
+
+impl Arguments {
+    fn parse() -> Result<Self, Box<dyn Error>> {
+        use lexopt::prelude::*;
+        let mut arguments = Self {
+            listen: "127.0.0.1:7000".parse()?,
+            udp: None,
+            control: PathBuf::from("echo.control"),
+        };
+        let mut parser = lexopt::Parser::from_env();
+        while let Some(argument) = parser.next()? {
+            match argument {
+                Long("listen") => arguments.listen = parser.value()?.parse()?,
+                Long("udp") => arguments.udp = Some(parser.value()?.parse()?),
+                Long("control") => arguments.control = parser.value()?.into(),
+                other => return Err(other.unexpected().into()),
+            }
         }
+        Ok(arguments)
     }
-    Ok((addr, control))
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
     env_logger::init();
-    let (addr, path) = arguments()?;
-    let mut predecessor = predecessor(&path)?;
+    let arguments = Arguments::parse()?;
     let mut reactor = Reactor::new(Server::default())?;
     reactor.with(|server, cx| {
-        let service = open_listener(cx, predecessor.as_mut(), addr)?;
-        let taken = predecessor.map_or(Ok(0), |predecessor| take_connections(cx, predecessor))?;
-        let control = open_control(cx, &path)?;
-        server.listeners = Some(Listeners { service, control });
-        println!("listening {}", cx.local_addr(service)?);
-        println!("ready with {taken} connections");
-        let listener = cx.socket_options(service)?;
-        let _ = sd_notify::notify_with_fds(
-            &[NotifyState::FdStore, NotifyState::FdName("service")],
-            &[listener.as_fd()],
-        );
+        let (sockets, count) = open_sockets(cx, arguments)?;
+        server.sockets = Some(sockets);
+        println!("listening {}", cx.local_addr(sockets.service)?);
+        systemd::store("service", cx.socket_options(sockets.service)?.as_fd());
+        if let Some(udp) = sockets.udp {
+            println!("listening udp {}", cx.local_addr(udp)?);
+            systemd::store("udp", cx.socket_options(udp)?.as_fd());
+        }
+        println!("ready with {count} connections");
+        if let Some(interval) = systemd::watchdog_interval() {
+            cx.set_interval(interval, 0);
+        }
         io::Result::Ok(())
     })?;
-    let _ = sd_notify::notify(&[NotifyState::Ready]);
-    let plan = ShutdownPlan::new(Duration::from_secs(5)).drain_time(Duration::from_secs(20));
+    systemd::report_ready();
+    let plan = ShutdownPlan::new(CLOSE_TIME).drain_time(Duration::from_secs(20));
     reactor.shutdown_on_signals(plan)?;
     reactor.run()?;
-    println!("served {} frames", reactor.stats().frames_in);
+    let stats = reactor.stats();
+    println!(
+        "served {} frames, {} datagrams",
+        stats.frames_in, stats.datagrams_in
+    );
     Ok(())
 }
