@@ -25,11 +25,11 @@ impl<H: Handler> Context<'_, H> {
     /// [`on_close`](Handler::on_close) comes when both sides have ended, or at the deadline: a peer
     /// that does not end its side delays `on_close` by 10 s, unless the deadline is changed. So
     /// free what other clients wait for, such as a nickname, when you call `close`, and not only in
-    /// `on_close`. To wait less long for one peer, set the
+    /// `on_close`. To wait a shorter time for one peer, set the
     /// [`close_deadline`](crate::Limits#structfield.close_deadline) of its
     /// [limits](Context::set_limits) first. [`abort`](Context::abort) does not wait at all.
     ///
-    /// A connection that is still connecting or in its TLS handshake ends at once, and its queued
+    /// A connection that is not open yet, or is in a TLS handshake, ends at once, and its queued
     /// output counts as unsent. Does nothing if the connection is closing or closed.
     ///
     /// # Examples
@@ -145,7 +145,7 @@ impl<H: Handler> Context<'_, H> {
     ///
     /// The connection is unchanged in case of an error.
     ///
-    /// * `NotConnected`: the connection is closed or still connecting.
+    /// * `NotConnected`: the connection is closed, not open yet, or in a TLS handshake.
     /// * `BrokenPipe`: this side has ended or is closing, a write failed, or the peer sent a
     ///   malformed frame.
     /// * `Unsupported`: the bytes pass through a transport filter, so the socket alone is useless.

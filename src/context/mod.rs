@@ -35,8 +35,8 @@ pub(crate) use sockets::not_inet;
 
 /// Access to the reactor inside a callback.
 ///
-/// A callback can open, use and close every connection and socket of the reactor. No method calls
-/// another callback before the current callback has returned. Outside of a callback,
+/// A callback can open connections and sockets, and can use and close all those of the reactor. No
+/// method calls another callback before the current callback has returned. Outside of a callback,
 /// [`Reactor::with`](crate::Reactor::with) provides a `Context`.
 ///
 /// The methods are in this order: sending, opening sockets, sessions, timers, closing, flow

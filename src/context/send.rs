@@ -35,8 +35,8 @@ impl<H: Handler> Context<'_, H> {
     /// * [`SendError::Full`]: the write queue would exceed
     ///   [`Config::write_queue_bytes_max`](crate::Config::write_queue_bytes_max), or
     ///   [`Config::memory_bytes_max`](crate::Config::memory_bytes_max) is used up. Wait for
-    ///   [`on_drained`](Handler::on_drained). If the queue was empty, the payload alone exceeds
-    ///   `write_queue_bytes_max`: then it is never accepted, and no `on_drained` follows.
+    ///   [`on_drained`](Handler::on_drained). A frame that alone exceeds `write_queue_bytes_max` is
+    ///   never accepted; if the write queue is empty then, no `on_drained` follows.
     /// * [`SendError::Frame`]: the payload is too long for the framing, or the framing cannot
     ///   represent it. Another attempt will fail too. [`send_unframed`](Context::send_unframed)
     ///   sends bytes that need no framing.
@@ -220,7 +220,8 @@ impl<H: Handler> Context<'_, H> {
     /// the local address.
     ///
     /// The datagram is queued. It is sent after the callback has returned, at the latest at the end
-    /// of the turn. If the kernel rejects the datagram, it is dropped, counted in
+    /// of the turn, or later if the send buffer of the socket is full. If the kernel rejects the
+    /// datagram, it is dropped, counted in
     /// [`Stats::datagrams_dropped`](crate::Stats::datagrams_dropped) and reported to
     /// [`on_datagram_error`](Handler::on_datagram_error).
     ///
@@ -262,7 +263,7 @@ impl<H: Handler> Context<'_, H> {
     }
 
     /// Returns the number of bytes accepted for a connection that the kernel has not taken yet,
-    /// including framing.
+    /// including framing. With TLS, bytes that are encrypted already do not count.
     ///
     /// # Errors
     ///

@@ -16,8 +16,8 @@ impl<H: Handler> Context<'_, H> {
     /// a signal, each of them reports it. Succeeds and does nothing if this reactor reports the
     /// signal already.
     ///
-    /// A signal takes two descriptors, which are closed with the reactor. Call this method in
-    /// programs, not in libraries, because signals belong to the process. Requires the feature
+    /// On Unix, a signal takes two descriptors, which are closed with the reactor. Call this method
+    /// in programs, not in libraries, because signals belong to the process. Requires the feature
     /// `signals`.
     ///
     /// # Errors

@@ -111,7 +111,7 @@ impl<H: Handler> Context<'_, H> {
     ///
     /// # Errors
     ///
-    /// * `NotConnected`: the socket is closed.
+    /// * `NotConnected`: the socket is closed, or its connection has no socket yet.
     ///
     /// # Examples
     ///
@@ -126,15 +126,15 @@ impl<H: Handler> Context<'_, H> {
         SocketRef::new(self.engine.options(socket.into())?)
     }
 
-    /// Returns access to the options that [`socket`](Context::socket) does not cover. This is the
-    /// only method with a type of another crate, [`socket2::SockRef`], in its signature.
+    /// Returns access to the options that [`socket`](Context::socket) does not cover, as a type of
+    /// the crate `socket2`.
     ///
     /// Do not set the socket to blocking mode, because the reactor needs a non-blocking socket. A
     /// duplicate descriptor shares the state of the socket: see [`detach`](Context::detach).
     ///
     /// # Errors
     ///
-    /// * `NotConnected`: the socket is closed.
+    /// * `NotConnected`: the socket is closed, or its connection has no socket yet.
     ///
     /// # Examples
     ///
@@ -169,10 +169,10 @@ impl<H: Handler> Context<'_, H> {
     /// Publishes the [statistics](Context::stats) now and at each `interval`, as metrics of the
     /// crate `metrics`. Requires the feature `metrics`.
     ///
-    /// Install the recorder of the program first: the metrics belong to the recorder of the first
-    /// call. `reactor` is the value of the label `reactor`, so that several reactors of a process
-    /// differ. An interval shorter than 1 ms counts as 1 ms. A second call sets a new interval and
-    /// label.
+    /// Install the recorder of the program before this call: metrics that are created without a
+    /// recorder are lost. `reactor` is the value of the label `reactor`, so that several reactors
+    /// of a process differ. An interval shorter than 1 ms counts as 1 ms. A second call sets a new
+    /// interval and label.
     ///
     /// The names follow the conventions of Prometheus, for example `unstick_received_frames_total`,
     /// `unstick_held_bytes` and `unstick_closed_connections_total{reason="peer"}`. There are
@@ -212,7 +212,7 @@ impl<H: Handler> Context<'_, H> {
     /// If a callback that delivers the connection's own input calls this method, the recording of
     /// the input starts with the next read. The recording ends with
     /// [`stop_recording`](Context::stop_recording) or when the socket closes. Does nothing for a
-    /// listener or for a socket that is recorded already.
+    /// listener, a Unix datagram socket, or a socket that is recorded already.
     ///
     /// # Errors
     ///

@@ -11,7 +11,8 @@ impl<H: Handler> Context<'_, H> {
     /// Sets a timer: [`on_timer`](Handler::on_timer) is called once with `key`, after `after` has
     /// passed since [`now`](Context::now).
     ///
-    /// The timer never fires early, and at most one millisecond and one turn late. With a delay of
+    /// The timer never fires early. It fires at most one millisecond and one turn late, unless more
+    /// than [`Config::timer_budget`](crate::Config::timer_budget) timers are due. With a delay of
     /// zero, the callback is called after the current callback has returned. Timers due in the same
     /// millisecond fire in the order in which they were set.
     pub fn set_timer(&mut self, after: Duration, key: u64) -> TimerId {
@@ -23,7 +24,7 @@ impl<H: Handler> Context<'_, H> {
     ///
     /// Each deadline is computed from the previous deadline, so the interval does not drift.
     /// Periods missed during a long turn are skipped. With a period below one millisecond,
-    /// including zero, it fires at most once per millisecond.
+    /// including zero, the timer fires at most once per millisecond.
     pub fn set_interval(&mut self, period: Duration, key: u64) -> TimerId {
         self.engine.timers.set_interval(period, key)
     }
@@ -49,8 +50,9 @@ impl<H: Handler> Context<'_, H> {
 
     /// Returns the time of the current turn, from which timers count.
     ///
-    /// The clock is read once per turn. [`Reactor::with`](crate::Reactor::with) reads it again, and
-    /// so does [`connect`](Context::connect), because resolving a host name may block.
+    /// The time is set once per turn, at the end of the wait for events.
+    /// [`Reactor::with`](crate::Reactor::with) sets it again, and so does
+    /// [`connect`](Context::connect), because resolving a host name may block.
     #[must_use]
     pub fn now(&self) -> Instant {
         self.engine.timers.now

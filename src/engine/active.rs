@@ -16,7 +16,7 @@ use crate::id::Token;
 use crate::memory::Buf;
 use crate::stats::Stats;
 
-/// Capacity that a trim leaves to the batch buffer, in bytes.
+/// Capacity below which a trim does not shrink the batch buffer, in bytes.
 pub(super) const BATCH_LEN_BASE: usize = 64 * 1024;
 
 /// The active connection, its framing and its output.
@@ -39,7 +39,7 @@ pub(crate) struct Active {
     pub(super) frames_out: u64,
     /// Output of this dispatch, written at its end, or earlier if it exceeds the high watermark.
     pub(crate) batch: Buf,
-    /// Largest batch since the last trim, in bytes; zero if no batch was larger than
+    /// Largest written batch since the last trim, in bytes; zero if none was larger than
     /// `BATCH_LEN_BASE`.
     pub(super) batch_peak: usize,
     /// Buffer for the header and the trailer of an owned payload.
@@ -164,8 +164,8 @@ impl Engine {
         Some(self.active.begin(token, conn, self.config.frame_budget))
     }
 
-    /// Ends a dispatch on the general path: puts the read side back and writes the batch. The
-    /// returned flag is true if the caller must check for a hang-up.
+    /// Ends a dispatch on the general path: puts the read side back, writes the batch, and
+    /// continues a close. The returned flag is true if the caller must check for a hang-up.
     pub(crate) fn end_dispatch(&mut self, token: Token, assembler: Assembler) -> (Watermark, bool) {
         self.entries.watch(None);
         let conn = self.entries.watched_conn_mut(token);

@@ -119,9 +119,9 @@ impl Engine {
 
 /// The reap.
 impl Engine {
-    /// Takes the next ended entry and closes its socket. For a connection, returns the [`Closed`]
-    /// to report, unless `on_refused` reported its end. The key stays in use until
-    /// [`free`](Engine::free).
+    /// Takes the next ended entry and removes its socket from the poll. For a connection, also
+    /// closes or detaches the socket, and returns the [`Closed`] to report, unless `on_refused`
+    /// reported its end. The key stays in use until [`free`](Engine::free).
     pub(crate) fn next_to_reap(&mut self) -> Option<(Token, Option<Closed>)> {
         let token = self.queues.to_reap.pop_front()?;
         let os = &self.os;
@@ -192,8 +192,8 @@ impl Engine {
         (!extras.is_refused).then_some(closed)
     }
 
-    /// Frees the key of a reaped entry. Its descriptor is free too, so listeners that ran out of
-    /// descriptors accept again.
+    /// Frees the key of a reaped entry. Its descriptor is free too, unless it was detached. So
+    /// listeners that ran out of descriptors accept again.
     pub(crate) fn free(&mut self, token: Token) {
         debug_assert!(
             !self.active.is(token),

@@ -174,8 +174,8 @@ impl Engine {
     }
 
     /// Checks the pending attempts. If an attempt has succeeded, returns true: its socket becomes
-    /// the socket of the connection, and the other attempts are closed. If an attempt failed, the
-    /// next address is tried at once.
+    /// the socket of the connection, and the other attempts are closed. Otherwise, if an attempt
+    /// has failed, tries the next address.
     pub(super) fn select_connected(&mut self, token: Token) -> bool {
         let Ok(conn) = self.entries.conn_mut(token) else {
             return false;

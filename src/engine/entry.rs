@@ -54,8 +54,8 @@ macro_rules! of_any_kind {
 
 pub(super) use of_any_kind;
 
-/// One TCP or Unix stream connection. An idle connection uses no memory other than this struct,
-/// unless it needs [`Extras`] or the state of a user's codec.
+/// One TCP or Unix stream connection. An idle connection owns no memory other than this struct,
+/// unless it needs [`Extras`], the address of a Unix peer or the state of a user's codec.
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) framing: Framing,
@@ -109,8 +109,8 @@ pub(crate) struct Extras {
     /// The time of the last write; set only if a read-idle timeout is configured, which does not
     /// count writes.
     pub(super) last_write: Option<Stamp>,
-    /// Number of bytes that must be read before `on_peek` is called; `None` if the handler does not
-    /// peek.
+    /// Number of undecoded bytes for which `on_peek` waits, unless the stream ends earlier; `None`
+    /// if the handler does not peek.
     pub(super) peek_len: Option<usize>,
     /// Upper 32 bits of the number of reads.
     reads_high: u32,
@@ -188,7 +188,8 @@ pub(crate) struct UnixDatagramEntry {
     pub(crate) peer: Option<UnixAddr>,
     /// Number of consecutive failed receives.
     pub(crate) failures: ReceiveFailures,
-    /// True if the queue of the connected peer was full at the last send.
+    /// True if a send failed because the queue of the connected peer was full, until
+    /// `on_unix_writable` is called.
     pub(crate) was_full: bool,
     pub(crate) generation: NonZeroU32,
     pub(crate) state: State,
@@ -309,8 +310,8 @@ impl Connection {
         self.write_queue.is_none() && self.state.batches_output()
     }
 
-    /// Records the time of a write. The fast path skips this call if the kernel takes the whole
-    /// batch, because it recorded the time of a read in the same turn.
+    /// Records the time of a write. Without a filter, the fast path skips this call if the kernel
+    /// takes the whole batch, because the same dispatch recorded the time of a read.
     pub(super) fn stamp_write(&mut self, now: Stamp) {
         let extras = self.extras.as_mut();
         match extras.and_then(|extras| extras.last_write.as_mut()) {

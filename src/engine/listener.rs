@@ -33,16 +33,17 @@ const RETRY_AFTER_MAX: Duration = Duration::from_millis(800);
 /// Number of ports that `listen_all` tries if the system chooses the port. A port that is free for
 /// one address may be in use for another address.
 const PORT_TRIES: u32 = 16;
-/// Number of consecutive [rejected](AcceptFailure::Rejected) accepts after which a listener waits
-/// for the retry timer. If the system rejects every accept, a listener without a wait would cause a
-/// busy loop.
+/// Number of consecutive rejected or aborted accepts after which a further
+/// [rejected](AcceptFailure::Rejected) accept makes the listener wait for the retry timer. If the
+/// system rejects every accept, a listener without a wait would cause a busy loop.
 const REJECTED_MAX: u32 = 16;
-/// Number of consecutive [aborted](AcceptFailure::Aborted) accepts after which a listener waits
-/// for the retry timer. An aborted accept normally removes a connection from the backlog. On a
-/// system that leaves the connection there, a listener without a wait would cause a busy loop.
+/// Number of consecutive rejected or aborted accepts after which a further
+/// [aborted](AcceptFailure::Aborted) accept makes the listener wait for the retry timer. An aborted
+/// accept normally removes a connection from the backlog. On a system that leaves the connection
+/// there, a listener without a wait would cause a busy loop.
 const ABORTED_MAX: u32 = 1024;
 
-/// Number of open connections, and the listeners that currently cannot accept.
+/// The counts of connections, and the listeners that currently cannot accept.
 #[derive(Debug)]
 pub(crate) struct Admission {
     /// Number of connections, including connects in progress.
@@ -126,8 +127,8 @@ impl Engine {
         self.add_listener(listener, framing, options)
     }
 
-    /// Listens at each address. All addresses with port 0 get the same port. If one address fails,
-    /// no listener stays open.
+    /// Listens at each address that [`open_listeners`](Engine::open_listeners) does not skip. All
+    /// addresses with port 0 get the same port. If one address fails, no listener stays open.
     pub(crate) fn listen_all(
         &mut self,
         addrs: impl ToAddrs,
@@ -391,7 +392,8 @@ impl Engine {
         self.retry_accepts();
     }
 
-    /// Queues the listeners whose last accept failed. Called by the timer and after every close.
+    /// Queues the listeners of `Admission::exhausted`, so that they accept again. Called by the
+    /// retry timer, and whenever an entry is freed.
     pub(super) fn retry_accepts(&mut self) {
         while let Some(id) = self.admission.exhausted.pop() {
             self.queue(id.0);

@@ -2,9 +2,10 @@
 //!
 //! The budget counts the buffers that the pool has lent and the queues of datagram sockets. The
 //! buffers hold partial frames, undelivered input and queued output, which includes owned payloads.
-//! While the budget is used up, no connection is read and `send` fails. One exception: the active
-//! connection may fill its batch up to the high watermark. When less than seven eighths of the
-//! budget are in use, paused connections resume in the order in which they were paused.
+//! While the budget is used up, no connection is read and `send` fails. There are two exceptions:
+//! the input of a closing connection is read and discarded, and the active connection may fill its
+//! batch up to the high watermark. When less than seven eighths of the budget are in use, paused
+//! connections resume in the order in which they were paused.
 //!
 //! Frames that are never completed, and peers that do not read, may use up the budget, so that no
 //! connection can make progress. A deadline resolves this: when it passes, the engine aborts the
@@ -160,8 +161,8 @@ impl Engine {
         }
     }
 
-    /// Moves partial frames from oversized buffers to buffers that fit their size. Until then an
-    /// oversized buffer is kept, because the next frame may need it.
+    /// Moves partial frames from oversized buffers to buffers that fit their size. Until this trim,
+    /// an oversized buffer is kept, because the next frame may need it.
     pub(super) fn trim_oversized(&mut self) {
         for token in self.queues.oversized.drain(..) {
             if let Ok(conn) = self.entries.conn_mut(token) {

@@ -50,7 +50,7 @@ const COUNTERS: &[CounterRow] = &[
     (
         "unstick_preparations_total",
         Unit::Count,
-        "Connections that began to exchange bytes before they opened.",
+        "Preparations that began, such as TLS handshakes.",
         |it| it.preparations,
     ),
     (
@@ -230,7 +230,7 @@ const GAUGES: &[GaugeRow] = &[
     (
         "unstick_ready_sockets",
         Unit::Count,
-        "Sockets with work that a budget postponed to the next turn.",
+        "Sockets with work that waits for the next turn.",
         |it| it.ready,
     ),
     ("unstick_timers", Unit::Count, "Set timers.", |it| it.timers),

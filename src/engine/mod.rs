@@ -1,7 +1,7 @@
 //! The engine: everything that a reactor owns and does, except for calls of the handler.
 //!
-//! [`Engine`] is not generic and never calls the application. Its methods return the events to
-//! report, and the reactor reports them. The [`Context`](crate::Context) of a callback is a view of
+//! [`Engine`] is not generic and never calls the handler. Its methods return the events to report,
+//! and the reactor reports them. The [`Context`](crate::Context) of a callback is a view of
 //! the engine. Each field, apart from the configuration and the operating system, has a type that
 //! is defined in the file of its subject.
 
@@ -102,7 +102,7 @@ pub(crate) struct Engine {
 impl Engine {
     pub(crate) fn new(mut config: Config, os: Os) -> io::Result<Self> {
         config.check()?;
-        // One read must not exceed the read budget of a turn.
+        // A read into the read buffer must not exceed the read budget of a turn.
         config.read_len_max = config.read_len_max.min(config.read_budget_bytes);
         let timeouts = Timeouts::new(&config.limits());
         let now = os.now();
@@ -121,8 +121,8 @@ impl Engine {
         })
     }
 
-    /// Records the events of the last wait: marks each entry ready and queues it. Does no I/O and
-    /// calls no callback.
+    /// Records the events of the last wait: marks the entry of each event ready and queues it, and
+    /// queues caught signals. Does no I/O and calls no callback.
     pub(crate) fn record_events(&mut self) {
         let (entries, ready) = (&mut self.entries, &mut self.queues.ready);
         let count = self.os.for_each_event(|event| {
@@ -218,8 +218,8 @@ impl Engine {
     }
 }
 
-/// Converts an event to the readiness that it reports. An event of an ended stream makes both
-/// directions ready.
+/// Converts an event to the readiness that it reports. An event that reports the end of the stream,
+/// an error or urgent data makes both directions ready.
 fn readiness(event: Event<'_>) -> Readiness {
     if event.has_ended() {
         return Readiness::ended(event.has_hung_up());

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 
-/// Capacity of the table up to which it never shrinks.
+/// Capacity up to which the table never shrinks.
 const CAPACITY_MIN: usize = 1024;
 
 /// The number of connections of each address. An address without connections has no entry, so the
@@ -42,7 +42,7 @@ impl PerAddr {
 }
 
 /// Returns the address under which a peer is counted. An IPv4-mapped IPv6 address counts as IPv4.
-/// An IPv6 address counts as its /64 network, because one host may choose its address within it
+/// An IPv6 address counts as its /64 network, because a host may choose any address of its network
 /// (RFC 4291, 2.5.4).
 fn owner(addr: IpAddr) -> IpAddr {
     match addr.to_canonical() {

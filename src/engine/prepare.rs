@@ -10,8 +10,8 @@
 //! ```
 //!
 //! A preparation is a list of [`Stage`]s. Each stage has a deadline. The phase of the connection is
-//! `Preparing`: no frame is delivered, and queued output waits. Bytes that arrived after the last
-//! stage belong to the first frame.
+//! `Preparing`: no frame is delivered, and queued output waits. Bytes after those of the last stage
+//! belong to the first frames.
 
 use std::collections::VecDeque;
 use std::io;
@@ -33,8 +33,8 @@ use crate::proxy_header::{ProxyError, ProxyHeader};
 #[cfg(feature = "tls")]
 use crate::tls::{TlsClient, TlsServer};
 
-/// Length of one read of a stage, in bytes. It is short, because a read can also return bytes that
-/// belong to the first frames. These bytes are copied once more.
+/// Maximum length of one read of a stage, in bytes. It is short, because a read can also return
+/// bytes that belong to the first frames. These bytes are copied once more.
 const READ_LEN: usize = 4096;
 
 /// The preparation of one connection.
@@ -152,8 +152,9 @@ impl Preparation {
 }
 
 impl Stage {
-    /// Handles `input`, all bytes that have arrived since the stage began. A stage that needs more
-    /// bytes is called again with a longer input. It must fail before the input becomes too long.
+    /// Handles `input`, all bytes that have arrived and that no earlier stage has used. A stage
+    /// that needs more bytes is called again with a longer input. Each stage must bound the length
+    /// of its input, and fail beyond this bound.
     fn run(&self, input: &[u8]) -> Result<Progress, CloseReason> {
         match self {
             Self::ReceiveHeader(stage) => stage.run(input),
@@ -290,7 +291,7 @@ impl Engine {
             };
             let stages = preparation.stages.len();
             match preparation.run() {
-                // The sender of an invalid header is a proxy, which should notice the error soon.
+                // The sender of an invalid header is a proxy. The reset reports the error to it.
                 Err(reason @ CloseReason::ProxyHeader(_)) => self.abort(token, reason),
                 Err(reason) => self.reject(token, reason),
                 Ok(Progress::Identified(_, header)) => {

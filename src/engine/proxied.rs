@@ -141,9 +141,8 @@ impl Engine {
         }
     }
 
-    /// Writes the bytes of the stage in progress and of the next ones, while they send. Returns
-    /// true if the next stage does not send, and false if the connection waits for an event or has
-    /// ended.
+    /// Runs the stages that send bytes, up to the first stage that does not. Returns false if the
+    /// connection waits for an event or has ended.
     pub(super) fn send_for_stage(&mut self, token: Token) -> bool {
         loop {
             let Ok(conn) = self.entries.conn_mut(token) else {

@@ -73,8 +73,8 @@ impl ReadyQueue {
         self.next.push(token);
     }
 
-    /// Starts a turn with the entries that were queued for it. If a panic ended the last turn, this
-    /// turn takes only the entries that the last turn did not reach.
+    /// Starts a turn with the entries that were queued for it. If a panic ended the last turn
+    /// before all of its entries were dispatched, this turn takes only the remaining ones.
     pub(super) fn begin_turn(&mut self) {
         if self.dispatched == self.current.len() {
             self.current.clear();

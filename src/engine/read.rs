@@ -40,7 +40,7 @@ impl Engine {
         };
         match reason_of(conn, error) {
             reason @ CloseReason::Io(_) => self.end(token, reason),
-            // Output that was queued before the peer ended its side still reaches the peer.
+            // Queued output is still sent, because the peer has ended only its own side.
             #[cfg(feature = "tls")]
             reason @ CloseReason::TlsTruncated => self.close(token, reason),
             reason => self.reject(token, reason),
@@ -120,8 +120,8 @@ impl Engine {
         stats.filler_bytes = stats.filler_bytes.saturating_add(bytes);
     }
 
-    /// Counts a frame that was split between two reads. `bytes` are the bytes of the frame that
-    /// have arrived.
+    /// Counts a frame whose bytes arrive in more than one read. `bytes` are the bytes of the frame
+    /// that have arrived.
     pub(crate) fn frame_split(&mut self, bytes: &[u8]) {
         let stats = &mut self.telemetry.stats;
         stats.frames_split += 1;

@@ -17,8 +17,9 @@ use crate::log_target::LOG_TARGET;
 use crate::shutdown::{ShutdownPhase, ShutdownPlan};
 
 /// Maximum number of turns after the deadline of a shutdown. The deadline ends all sockets, but
-/// `on_close` may open further ones, which the next turns end. Without a maximum, a handler that
-/// always opens another socket would prevent the end of the shutdown.
+/// `on_close` may begin further connects. Each of them fails, and the next turn calls `on_close`
+/// for it. Without a maximum, a handler that always connects again would prevent the end of the
+/// shutdown.
 const TURNS_AFTER_DEADLINE_MAX: u64 = 100;
 
 /// The state of the loop: running, stopped by the handler, or shutting down.

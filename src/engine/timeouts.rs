@@ -14,7 +14,7 @@ use crate::event::CloseReason;
 use crate::id::Token;
 use crate::timer::Stamp;
 
-/// The timeouts in milliseconds. Each is limited to the longest time that a stamp can measure.
+/// The timeouts in milliseconds. A timeout that is longer than a stamp can measure is `None`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Timeouts {
     idle: Option<u32>,

@@ -25,7 +25,7 @@ pub(crate) enum Task {
     Deadline,
     /// Checks the timeouts of a connection; the value is the token.
     Check,
-    /// Makes listeners accept again that could not accept, for example for lack of descriptors.
+    /// Retries the accepts of listeners that could not accept, for example for lack of descriptors.
     AcceptRetry,
     /// Frees memory that was not used since the last trim.
     Trim,

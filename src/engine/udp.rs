@@ -1,6 +1,6 @@
 //! UDP sockets: opening them, and the queue of datagrams to send.
 //!
-//! `send_to` queues a datagram. The queue is sent at the end of the turn, or earlier.
+//! `send_to` queues a datagram. The queue is flushed at the end of the turn, or earlier.
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
@@ -311,7 +311,8 @@ mod tests {
     use crate::os::sim::World;
 
     /// Returns the capacity of the send queue after bursts of datagrams of a kilobyte. Each element
-    /// of `bursts` is the number of datagrams of one burst. A trim follows each burst.
+    /// of `bursts` is the number of datagrams of one burst. After each burst, the trim timer fires
+    /// if it is set.
     fn held_after(bursts: &[usize]) -> usize {
         let mut engine = Engine::new(Config::default(), World::current().os())
             .expect("the simulated poll opens");

@@ -138,8 +138,8 @@ impl Engine {
         Ok(Sent::Queued)
     }
 
-    /// Handles a batch that exceeds the high watermark or the hard limit because of its last frame,
-    /// which begins at offset `before`.
+    /// Handles a batch that exceeds the high watermark or the hard limit. Its last frame, which was
+    /// just appended, begins at offset `before`.
     fn batch_above_high(&mut self, before: usize) -> Result<Sent, SendError> {
         let token = self.active.token.ok_or(SendError::Gone)?;
         let conn = self.entries.conn_mut(token)?;

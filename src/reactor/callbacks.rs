@@ -2,7 +2,8 @@
 //!
 //! A callback about a connection borrows its session, may be timed, and may panic. For the active
 //! connection, [`ActiveCallbacks`] handles the session and the timing, and its caller handles the
-//! panic. For every other connection, [`Callbacks::with_session`] handles all three.
+//! panic. For every other connection, [`Callbacks::with_session`] handles all three, except for
+//! `on_close`, which takes the session: see [`Callbacks::closed`].
 
 use std::io;
 use std::time::Instant;

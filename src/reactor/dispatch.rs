@@ -58,8 +58,8 @@ impl<H: Handler> Reactor<H> {
         }
     }
 
-    /// Continues the connect or the preparation, and flushes the write queue. Returns true if the
-    /// connection is open, so that it can be read.
+    /// Continues the connect or the preparation, and flushes the write queue. Returns false if the
+    /// connection is not open yet or was refused, so that it must not be read.
     fn dispatch_output(&mut self, token: Token) -> bool {
         let conn = self.engine.conn(token);
         if conn.is_ok_and(|conn| conn.state.is_opening()) {
@@ -292,7 +292,7 @@ impl<'a, H: Handler> Frames<'a, H> {
         }
         self.start_timing();
         spend(self.engine(), token);
-        // The byte budget is not checked: bytes that were read are delivered in this turn.
+        // The byte budget is not checked: it limits the reads, not the delivery of their bytes.
         let has_budget = self.engine().active.frames_left > 0;
         if has_budget && self.engine().active_state().wants_frames() {
             Flow::Continue(())
@@ -367,7 +367,7 @@ impl Input<'_> {
             if state.is_reframed() {
                 frames.engine().decode_with_new_framing(token);
                 // A callback replaced the framing. Apart from `on_peek`, which `peek` handles, all
-                // callbacks run between two frames, when no skip is in progress.
+                // callbacks run between two frames, when no skip needs the former framing.
                 self.assembler.reframe_between_frames();
                 state = frames.engine().active_state();
                 continue;

@@ -69,8 +69,8 @@ pub struct Reactor<H: Handler> {
     engine: Engine,
     handler: H,
     sessions: Sessions<H::Session>,
-    /// The read buffer of all connections. A frame that one read returned whole is delivered as a
-    /// slice of it.
+    /// The read buffer of all connections. A frame that one read returned whole is usually
+    /// delivered as a slice of this buffer.
     read_buffer: ReadBuffer,
     /// The buffer for the datagrams of one receive.
     recv_batch: RecvBatch,
@@ -147,13 +147,12 @@ impl<H: Handler> Reactor<H> {
     /// 4. Dispatch: handles each entry of the ready queue once. A listener accepts; a connection is
     ///    read, decoded and written; a datagram socket receives and sends. Each entry has a budget.
     ///    An entry whose budget is spent is queued for the next turn.
-    /// 5. Tasks: runs due timers, caught signals, and posts of other threads. Timers and posts each
-    ///    have a budget.
-    /// 6. Flush: writes output that callbacks queued for datagram sockets, and for connections
-    ///    other than the active one. The flush comes after the timers and posts, so that their
-    ///    output leaves in the same turn.
-    /// 7. Reap: frees each ended connection and socket. `on_close` is called for a connection
-    ///    first.
+    /// 5. Tasks: runs due timers, handles caught signals, and runs posts of other threads. Timers
+    ///    and posts each have a budget.
+    /// 6. Flush: writes output that is still queued for datagram sockets and connections. The flush
+    ///    comes after the timers and posts, so that their output leaves in the same turn.
+    /// 7. Reap: frees the connections and sockets that have ended. Before it frees a connection, it
+    ///    calls `on_close`.
     /// 8. Resume: connections that were paused for memory resume if memory is available again. They
     ///    are read in the next turn.
     ///
@@ -219,7 +218,7 @@ impl<H: Handler> Reactor<H> {
     /// descriptor of the poll readable.
     ///
     /// The result is valid until the next call of [`turn`](Reactor::turn) or
-    /// [`with`](Reactor::with). The method reads the clock and makes no other system call.
+    /// [`with`](Reactor::with). The method makes no system call, apart from reading the clock.
     ///
     /// # Examples
     ///
@@ -319,6 +318,9 @@ impl<H: Handler> Reactor<H> {
 
     /// Returns true if a shutdown is complete: every socket is closed, and `on_close` has reported
     /// every connection.
+    ///
+    /// A handler that connects again in each `on_close` cannot prevent the end: the shutdown is
+    /// complete at the latest 100 turns after its deadline.
     #[must_use]
     pub fn is_shut_down(&self) -> bool {
         self.engine.is_shut_down()

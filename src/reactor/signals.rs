@@ -17,12 +17,12 @@ impl<H: Handler> Reactor<H> {
     /// [`Context::catch_signal`](crate::Context::catch_signal) catches one of these signals, before
     /// or after this call, that signal is reported and does not shut down.
     ///
-    /// Call this method in programs, not in libraries, because signals belong to the process. No
-    /// thread is started: the poll reports the signals, and an idle loop makes no system call for
-    /// them. Each signal takes two descriptors, which are closed with the reactor. The signals stay
-    /// caught until the process ends, and have no effect after the reactor is dropped. Signals that
-    /// the parent process ignored, such as SIGHUP under `nohup`, are caught too.
+    /// Call this method in programs, not in libraries, because signals belong to the process. The
+    /// signals stay caught until the process ends, and have no effect after the reactor is dropped.
+    /// Signals that the parent process ignored, such as SIGHUP under `nohup`, are caught too.
     ///
+    /// On Unix, no thread is started: the poll reports the signals, and an idle loop makes no
+    /// system call for them. Each signal takes two descriptors, which are closed with the reactor.
     /// On Windows, a thread of the crate `ctrlc` wakes the loop. Requires the feature `signals`.
     ///
     /// # Errors

@@ -23,8 +23,8 @@ impl<H: Handler> Reactor<H> {
         }
     }
 
-    /// Runs the timers that are due now. A timer that a callback sets waits for a later turn, even
-    /// if its delay is zero.
+    /// Runs the timers that are due now, within the budget. A timer that a callback sets waits for
+    /// a later turn, even if its delay is zero.
     fn run_due_timers(&mut self) {
         self.engine.timers.snapshot_due();
         for _ in 0..self.engine.config.timer_budget {

@@ -13,8 +13,8 @@ use crate::handler::Handler;
 /// Maximum number of closures that share a buffer. The buffer is allocated with its full size, so
 /// the maximum keeps the buffers of small closures small.
 const RUN_LEN_MAX: usize = 32;
-/// Maximum total size of the closures that share a buffer, in bytes. A larger closure gets its own
-/// buffer.
+/// Maximum total size of the closures that share a buffer, in bytes. A closure of more than half
+/// this size shares no buffer.
 const RUN_BYTES_MAX: usize = 4096;
 
 /// Closures waiting to run on the loop's thread.

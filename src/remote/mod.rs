@@ -110,10 +110,10 @@ impl<H: Handler> Remote<H> {
 
     /// Runs `task` on the loop's thread, waits for its end, and returns its result.
     ///
-    /// Waits at most `timeout`, which includes the time for a place in the queue of posts. After
-    /// that time, `task` is cancelled. If it is running at that moment, the call waits for its end.
-    /// So an error other than [`CallError::Panicked`] means that `task` did not begin, and never
-    /// will.
+    /// Waits at most `timeout` for the start of `task`. This includes the wait for a place in the
+    /// queue of posts. If `task` has not begun by then, it is cancelled. Once `task` has begun, the
+    /// call waits for its end, without a limit. So an error other than [`CallError::Panicked`]
+    /// means that `task` did not begin, and never will.
     ///
     /// Do not call this method in a callback: the loop would wait for itself until the timeout.
     ///

@@ -238,8 +238,8 @@ impl<T, W: Wake> Queue<T, W> {
         drop(items);
     }
 
-    /// Marks the queue as pending, releases the lock, and wakes the loop if it is asleep and no
-    /// other post has woken it.
+    /// Marks the queue as pending and releases the lock. Then wakes the loop if it is asleep and no
+    /// other post has woken it, or if an earlier wake-up failed.
     fn publish(&self, posts: MutexGuard<'_, Posts<T>>) -> io::Result<()> {
         let must_wake = self.state.load(Relaxed) != PENDING
             && matches!(self.state.swap(PENDING, AcqRel), ASLEEP | UNWOKEN);

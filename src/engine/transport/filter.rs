@@ -15,7 +15,8 @@ use crate::os::Stream;
 use crate::stats::Stats;
 use crate::timer::Stamp;
 
-/// The filters that a transport can have. Both types have the same methods.
+/// The filters that a transport can have. Apart from the handshake of TLS, both types have the same
+/// methods.
 #[derive(Debug)]
 pub(crate) enum Filter {
     /// A filter that encrypts records with XOR, for tests of the filter interface.
@@ -124,8 +125,8 @@ pub(in crate::engine) fn handshake(
 
 /// Reads through the filter; returns `None` if there is none.
 ///
-/// A short read clears the readiness only if the filter holds no plaintext. `WouldBlock` of the
-/// socket always clears the readiness.
+/// A short read clears the readiness only if the filter holds no input. A read that must wait for
+/// input always clears it.
 #[inline]
 pub(super) fn fill(
     conn: &mut Connection,

@@ -1,7 +1,8 @@
 //! The transport of a connection: its socket and an optional filter.
 //!
-//! Every byte of a connection passes through [`fill`] and [`drain`]. A filter, such as TLS, sits
-//! between them and the socket:
+//! Every byte of a connection passes through [`fill`] and [`drain`], or through [`fill_plain`] and
+//! [`drain_plain`], their forms without a filter. A filter, such as TLS, sits between `fill` and
+//! `drain` on one side and the socket on the other:
 //!
 //! ```text
 //!              fill: plaintext <--+                +--> drain: plaintext
@@ -28,7 +29,7 @@ use crate::event::CloseReason;
 use crate::stats::Stats;
 use crate::timer::Stamp;
 
-/// The connections that have a filter. Without TLS and outside tests there is none.
+/// The filters of connections. Outside tests and without the feature `tls`, no connection has one.
 #[cfg_attr(not(any(test, feature = "tls")), path = "no_filter.rs")]
 mod filter;
 #[cfg(feature = "tls")]
@@ -56,7 +57,7 @@ pub(super) use filter::{handshake, tls_filter_of};
 pub(crate) enum Filled {
     /// Number of bytes, at least one.
     Bytes(usize),
-    /// The filter used all bytes that were read, and has no plaintext yet.
+    /// Number of bytes that were read. The filter used them, and has no plaintext yet.
     #[cfg_attr(
         not(any(test, feature = "tls")),
         expect(dead_code, reason = "only filters use bytes without plaintext")

@@ -1,7 +1,7 @@
 //! The bytes of a filter on the wire: their counts, and their log while the connection is recorded.
 //!
-//! The filter logs what it does, because it knows neither the recorder nor the clock. The engine
-//! moves the log to the recorder after each call of the filter.
+//! The filter logs its reads, writes and records, because it knows neither the recorder nor the
+//! clock. The engine moves the log to the recorder after each read and each write.
 
 use std::collections::VecDeque;
 
@@ -56,7 +56,7 @@ impl WireCounts {
     }
 
     /// Starts the log. `encrypted` and `decrypted` are the number of plaintext bytes so far, and
-    /// `unprocessed` are the bytes that were read and not processed. They begin with a record.
+    /// `unprocessed` are the bytes that were read and not processed. They begin at a record.
     pub(super) fn start_log(&mut self, encrypted: u64, decrypted: u64, unprocessed: &[u8]) {
         let processed = self.read.saturating_sub(unprocessed.len() as u64);
         let mut scanner = RecordScanner {
@@ -173,10 +173,10 @@ fn expansion(wire_len: usize, count: usize, plain_len: usize) -> Option<usize> {
 struct RecordScanner {
     /// Offset of the first record that is not complete.
     begin: u64,
-    /// Header of that record. Only the first `header_len` bytes have arrived.
+    /// Header of the record at `begin`. Only its first `header_len` bytes have arrived.
     header: [u8; HEADER_LEN],
     header_len: usize,
-    /// Number of bytes of the record that are missing, if its header is complete.
+    /// Number of bytes of the record at `begin` that are missing, if its header is complete.
     missing: usize,
     /// Offset and length of the complete records.
     records: VecDeque<(u64, u32)>,

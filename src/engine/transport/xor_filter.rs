@@ -1,5 +1,5 @@
-//! A filter that inverts every byte. It tests the filter interface of connections, which the TLS
-//! filter uses too.
+//! A filter that inverts every byte of the plaintext. It tests the filter interface of connections,
+//! which the TLS filter uses too.
 //!
 //! The filter has the same difficulties as TLS:
 //!

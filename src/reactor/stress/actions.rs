@@ -202,7 +202,7 @@ impl Model {
         }
     }
 
-    /// Sends a random payload with one of the four send calls.
+    /// Sends a random payload with one of four methods.
     fn send(&mut self, cx: &mut Cx<'_>, target: Target) {
         let payload = self.payload();
         let conn = target.conn;

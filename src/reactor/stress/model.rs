@@ -51,11 +51,12 @@ pub(super) struct Expected {
     /// True if the first credit was granted in `on_frame`. The frame of that callback uses no
     /// credit.
     pub(super) is_credit_fresh: bool,
-    /// True if `on_drained` must be called before the queue is empty.
+    /// True if `on_drained` must be called by the time the queue is empty.
     pub(super) is_above: bool,
     /// True if `on_drained` may be called.
     pub(super) may_drain: bool,
-    /// True if the handler has closed or aborted the connection.
+    /// True if the handler has closed, aborted or detached the connection, or has panicked in one
+    /// of its callbacks.
     pub(super) is_ended: bool,
     /// True if the handler has detached the connection.
     pub(super) is_detached: bool,
@@ -95,7 +96,7 @@ pub(super) struct Model {
     pub(super) adoptions: u64,
     /// True if some payloads are long.
     pub(super) has_long: bool,
-    /// True at the end of the run, when all connections are closed.
+    /// True at the end of the run, while the remaining connections are closed.
     pub(super) is_over: bool,
     pub(super) transport: Transport,
 }

@@ -13,8 +13,8 @@ fn skipping() -> Framing {
     Framing::length_u8().frame_len_max(3).skip_too_long()
 }
 
-/// Input of one read: a frame, and a skipped frame without its last four bytes. No bytes are left
-/// to decode after it.
+/// Input of one read: a frame, and a skipped frame without its last four bytes. After `on_skipped`,
+/// no bytes of the read are left to decode.
 const SKIPPED: &[u8] = b"\x01a\x05x";
 
 /// Opens a connection that reads [`SKIPPED`], and calls `act` in `on_skipped`.

@@ -51,7 +51,7 @@ fn preparing(world: World) -> Reactor<Log> {
     reactor
 }
 
-/// Runs 50 turns, which is more than the work of any test here needs.
+/// Runs 50 turns, which are enough for the work of each test here.
 fn settle(reactor: &mut Reactor<Log>) {
     for _ in 0..50 {
         reactor

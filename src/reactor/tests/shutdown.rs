@@ -7,7 +7,8 @@ use crate::shutdown::{ShutdownPhase, ShutdownPlan};
 
 const MS: Duration = Duration::from_millis(1);
 
-/// A handler that echoes, and records each callback with its virtual time.
+/// A handler that echoes, and records its callbacks with their virtual times. It does not record
+/// the connects that `on_shutdown` begins.
 struct Log {
     world: World,
     events: Vec<String>,

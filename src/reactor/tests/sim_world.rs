@@ -12,7 +12,7 @@ use transport::AckOrder;
 pub(super) const MS: Duration = Duration::from_millis(1);
 pub(super) const SEC: Duration = Duration::from_secs(1);
 
-/// A handler that echoes, and records each callback with its virtual time.
+/// A handler that echoes, and records its callbacks with their virtual times.
 pub(super) struct Node {
     world: World,
     pub(super) events: Vec<String>,
