@@ -8,10 +8,11 @@
 #[path = "support/cli.rs"]
 mod cli;
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use indicatif::{ProgressBar, ProgressStyle};
 use unstick::{CloseReason, Closed, ConnId, Context, Framing, Handler, Origin, Reactor, TimerId};
 
 const HELP: &str = "\
@@ -97,6 +98,8 @@ struct Load {
     begun: Instant,
     seconds: u64,
     elapsed: u64,
+    /// Draws to standard error, and only if that is a terminal.
+    bar: ProgressBar,
     latencies: Histogram,
     failure: Option<String>,
 }
@@ -153,11 +156,9 @@ impl Handler for Load {
     /// Draws the progress once a second, and stops the loop when the time is over.
     fn on_timer(&mut self, cx: &mut Context<'_, Self>, _: TimerId, _: u64) {
         self.elapsed += 1;
-        if io::stderr().is_terminal() {
-            let done = usize::try_from(self.elapsed * 40 / self.seconds).unwrap_or(40);
-            let total = self.latencies.total();
-            eprint!("\r[{:<40}] {total} messages", "=".repeat(done));
-        }
+        self.bar.set_position(self.elapsed);
+        self.bar
+            .set_message(format!("{} messages", self.latencies.total()));
         if self.elapsed >= self.seconds {
             cx.stop();
         }
@@ -190,12 +191,15 @@ fn main() -> ExitCode {
         if !are_valid {
             return Err(usage("the number of an option is out of its range"));
         }
+        let style = ProgressStyle::with_template("[{bar:40}] {msg}");
+        let style = style.map_err(|error| cli::Failure::Runtime(error.to_string()))?;
         let mut reactor = Reactor::new(Load {
             depth,
             message: vec![b'x'; size],
             begun: Instant::now(),
             seconds,
             elapsed: 0,
+            bar: ProgressBar::new(seconds).with_style(style.progress_chars("=> ")),
             latencies: Histogram {
                 counts: [0; 40 * PARTS],
             },
@@ -207,9 +211,7 @@ fn main() -> ExitCode {
         reactor.with(|_, cx| cx.set_interval(Duration::from_secs(1), 0));
         reactor.run()?;
         let load = reactor.into_handler();
-        if io::stderr().is_terminal() {
-            eprintln!();
-        }
+        load.bar.finish_and_clear();
         if let Some(failure) = load.failure {
             return Err(cli::Failure::Runtime(format!("{addr}: {failure}")));
         }
