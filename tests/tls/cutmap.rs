@@ -238,6 +238,34 @@ fn recording_of_an_open_session_has_equal_offsets_at_both_ends() {
     assert!(take(&mut reactor).events().is_empty());
 }
 
+/// A recording starts while the filter holds plaintext that is decrypted and not delivered.
+#[test]
+fn recording_counts_plaintext_that_is_not_delivered_yet() {
+    let mut config = Config::default();
+    config.frame_budget = 1;
+    config.read_len_max = 100;
+    config.read_budget_bytes = 100;
+    let probe = Probe::new(|cx, event| {
+        if let Event::Frame(conn, _) = event {
+            cx.record(*conn).expect("the connection is open");
+        }
+    });
+    let (mut reactor, client, server) = pair(probe, config, Framing::length_u32());
+    reactor.with(|_, cx| {
+        for _ in 0..20 {
+            let _ = cx.send(client, &[7; 96]).expect("the queue has space");
+        }
+    });
+    await_frames(&mut reactor, 20);
+    send(&mut reactor, client, b"later");
+    await_frames(&mut reactor, 21);
+    let map = CutMap::incoming(&take(&mut reactor), server);
+    let records = map.tls_records_received();
+    let last = records.last().expect("a record was received");
+    assert_eq!((last.span.offset, last.span.len), (2000, 9));
+    assert_eq!(map.tls_records_of_frame(map.frames().len() - 1).len(), 1);
+}
+
 /// The bytes before the start of TLS have the same offsets in the plaintext and on the wire.
 #[test]
 fn plain_bytes_before_start_tls_are_in_the_map() {

@@ -13,6 +13,8 @@ mod sim_world;
 mod tls_cuts;
 #[cfg(feature = "tls")]
 mod tls_peer;
+#[cfg(feature = "tls")]
+mod tls_writes;
 pub(super) mod transport;
 mod writes;
 

@@ -11,13 +11,17 @@ use std::sync::{Arc, OnceLock};
 
 use rcgen::CertifiedKey;
 use rustls::pki_types::{PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig};
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection,
+    SupportedProtocolVersion, version,
+};
 
 use crate::conn::Pool;
 use crate::engine::{Filter, TlsFilter};
 use crate::memory::Buf;
 use crate::os::Stream;
 use crate::os::sim::Script;
+use crate::os::{ConnectOptions, ListenOptions};
 use crate::tls::{TlsServer, TlsSession};
 
 thread_local! {
@@ -41,10 +45,17 @@ pub(in crate::reactor) struct MemoryPeer {
     wire_len: usize,
 }
 
-/// Configurations of both sides, which trust each other.
-fn configs() -> (Arc<ServerConfig>, Arc<ClientConfig>) {
-    static CONFIGS: OnceLock<(Arc<ServerConfig>, Arc<ClientConfig>)> = OnceLock::new();
-    CONFIGS
+type Configs = (Arc<ServerConfig>, Arc<ClientConfig>);
+
+/// The protocol versions; most tests use the first one.
+pub(in crate::reactor) const VERSIONS: [&SupportedProtocolVersion; 2] =
+    [&version::TLS13, &version::TLS12];
+
+/// Returns the configurations of both sides for a protocol version. The sides trust each other.
+fn configs(version: &'static SupportedProtocolVersion) -> Configs {
+    static CONFIGS: [OnceLock<Configs>; VERSIONS.len()] = [const { OnceLock::new() }; 2];
+    let index = VERSIONS.iter().position(|it| it.version == version.version);
+    CONFIGS[index.expect("the version is in the list")]
         .get_or_init(|| {
             let names = ["localhost".to_owned()];
             let CertifiedKey { cert, signing_key } =
@@ -54,11 +65,11 @@ fn configs() -> (Arc<ServerConfig>, Arc<ClientConfig>) {
             roots
                 .add(cert.der().clone())
                 .expect("the certificate is valid");
-            let server = ServerConfig::builder()
+            let server = ServerConfig::builder_with_protocol_versions(&[version])
                 .with_no_client_auth()
                 .with_single_cert(vec![cert.der().clone()], key)
                 .expect("the key belongs to the certificate");
-            let client = ClientConfig::builder()
+            let client = ClientConfig::builder_with_protocol_versions(&[version])
                 .with_root_certificates(roots)
                 .with_no_client_auth();
             (Arc::new(server), Arc::new(client))
@@ -68,13 +79,43 @@ fn configs() -> (Arc<ServerConfig>, Arc<ClientConfig>) {
 
 /// Returns the configuration of a server.
 pub(in crate::reactor) fn server_config() -> Arc<ServerConfig> {
-    configs().0
+    configs(VERSIONS[0]).0
+}
+
+/// Returns the options of a TLS listener with a protocol version.
+pub(in crate::reactor) fn listen_options(
+    version: &'static SupportedProtocolVersion,
+) -> ListenOptions {
+    ListenOptions::new().tls(configs(version).0)
+}
+
+/// Returns the options of a TLS connect with a protocol version.
+pub(in crate::reactor) fn connect_options(
+    version: &'static SupportedProtocolVersion,
+) -> ConnectOptions {
+    ConnectOptions::new().tls(configs(version).1, server_name())
+}
+
+fn server_name() -> ServerName<'static> {
+    ServerName::try_from("localhost").expect("the name is valid")
 }
 
 /// Returns a session of a client whose handshake has not begun.
-pub(in crate::reactor) fn client_session() -> ClientConnection {
-    let name = ServerName::try_from("localhost").expect("the name is valid");
-    let mut session = ClientConnection::new(configs().1, name).expect("the configuration is valid");
+pub(in crate::reactor) fn client_session(
+    version: &'static SupportedProtocolVersion,
+) -> ClientConnection {
+    let session = ClientConnection::new(configs(version).1, server_name());
+    let mut session = session.expect("the configuration is valid");
+    session.set_buffer_limit(None);
+    session
+}
+
+/// Returns a session of a server whose handshake has not begun.
+pub(in crate::reactor) fn server_session(
+    version: &'static SupportedProtocolVersion,
+) -> ServerConnection {
+    let session = ServerConnection::new(configs(version).0);
+    let mut session = session.expect("the configuration is valid");
     session.set_buffer_limit(None);
     session
 }
@@ -85,7 +126,7 @@ impl Pair {
         let server = TlsServer::new(&server_config()).expect("early data is off");
         let mut server = TlsSession::server(&server).expect("the configuration is valid");
         let mut peer = MemoryPeer {
-            session: client_session(),
+            session: client_session(VERSIONS[0]),
             received: Vec::new(),
             wire_len: 0,
         };

@@ -1,0 +1,39 @@
+//! Output of TLS connections: it is written at once, and not only after an event.
+
+use super::tls_cuts::TlsPeer;
+use super::tls_peer::VERSIONS;
+use super::*;
+
+/// The poll reports a change to writable, and a new socket is writable from the start. So after the
+/// event of the connect no event reports that the socket is writable.
+#[test]
+fn tls_output_is_written_without_a_writable_event() {
+    for version in VERSIONS {
+        let (mut peer, conn) = TlsPeer::server(version);
+        assert_eq!(peer.reactor.stats().events, 1, "only the connect");
+        peer.receive();
+        assert!(peer.session.wants_write(), "the ClientHello has arrived");
+        peer.shake(&[]);
+        peer.send(&[]);
+
+        let events = peer.reactor.stats().events;
+        for payload in [&b""[..], b"a", &[7; 255]] {
+            let sent = peer.reactor.with(|_, cx| cx.send(conn, payload));
+            assert!(sent.is_ok(), "{sent:?}");
+            turn(&mut peer.reactor);
+            let len = u8::try_from(payload.len()).expect("the payload is short");
+            assert_eq!(peer.receive(), [&[len][..], payload].concat());
+        }
+        let ended = peer.reactor.with(|_, cx| cx.half_close(conn));
+        ended.expect("the connection is open");
+        turn(&mut peer.reactor);
+        peer.receive();
+        assert!(has_ended(&mut peer), "the close_notify has arrived");
+        assert_eq!(peer.reactor.stats().events, events);
+    }
+}
+
+fn has_ended(peer: &mut TlsPeer) -> bool {
+    let state = peer.session.process_new_packets();
+    state.expect("valid records").peer_has_closed()
+}
