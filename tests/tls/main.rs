@@ -6,6 +6,7 @@ mod common;
 mod cutmap;
 mod ends;
 mod handshake;
+mod life;
 mod proxied;
 mod sessions;
 mod start_tls;
