@@ -124,11 +124,6 @@ impl SimSocket {
     pub(crate) fn send_datagram(self, to: Option<Addr>, data: &[u8]) -> io::Result<usize> {
         self.with(|state, index| {
             let result = state.send_datagram(index, to, data);
-            if result.is_err() && state.sockets[index].local.inet().is_none() {
-                // The kernel frees the memory of the datagram that it could not deliver, and wakes
-                // the sender (`sock_wfree`).
-                state.edge(index, Ready::WRITABLE);
-            }
             state.note(|| format!("socket {index} send {}: {result:?}", data.len()));
             result
         })
@@ -227,11 +222,11 @@ impl State {
         let target = self.bound(host, &to, Class::Datagrams);
         match target {
             Some(to) if !is_udp && self.is_of_another(to, &local) => {
-                Err(ErrorKind::PermissionDenied.into())
+                Err(self.undelivered(from, ErrorKind::PermissionDenied))
             }
             Some(to) if !is_udp && self.is_full(to, data.len()) => {
                 self.datagrams(from).no_space = is_connected;
-                Err(ErrorKind::WouldBlock.into())
+                Err(self.undelivered(from, ErrorKind::WouldBlock))
             }
             Some(to) => {
                 let datagram = Datagram {
@@ -253,7 +248,7 @@ impl State {
                     self.datagrams(from).peer = None;
                     self.discard_datagrams(from);
                 }
-                Err(ErrorKind::ConnectionRefused.into())
+                Err(self.undelivered(from, ErrorKind::ConnectionRefused))
             }
             None => {
                 self.refuse(from, &to);
@@ -261,6 +256,13 @@ impl State {
                 Ok(data.len())
             }
         }
+    }
+
+    /// Returns the error of a Unix datagram that was not delivered. The kernel frees the memory of
+    /// the datagram, and so wakes its sender (`sock_wfree`).
+    fn undelivered(&mut self, sender: usize, kind: ErrorKind) -> io::Error {
+        self.edge(sender, Ready::WRITABLE);
+        kind.into()
     }
 
     /// Returns the address that a socket is connected to.

@@ -140,6 +140,24 @@ pub(super) const RULES: &[(&str, &str)] = &[
         ",
     ),
     (
+        "send_that_returns_a_pending_error_makes_no_event",
+        "
+        unix-datagram a         => done
+        unix-datagram b         => done
+        unix-datagram c         => done
+        register b              => done
+        send a a 10             => 1 sent
+        connect-datagram a b    => done
+        connect-datagram b a    => done
+        connect-datagram a c    => done
+        poll                    => b:we
+        send b b 1              => ConnectionReset
+        poll                    =>
+        send b a 1              => PermissionDenied
+        poll                    => b:w
+        ",
+    ),
+    (
         "only_a_connected_udp_socket_learns_that_a_datagram_was_refused",
         "
         udp a                   => done
