@@ -293,6 +293,9 @@
 //! | `unstick` | `debug` | connections that open and end |
 //! | `unstick::io` | `trace` | each read and write of a connection, with its length |
 //!
+//! With the feature `log-kv`, each line of a connection also has the keys `conn` and `peer`, for
+//! loggers with structured output. A line that is not logged costs the same with this feature.
+//!
 //! # Cost
 //!
 //! Sockets are registered once, for both directions and edge-triggered. In the steady state `strace

@@ -4,8 +4,10 @@ mod common;
 
 use std::mem;
 use std::sync::Mutex;
+#[cfg(feature = "log-kv")]
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use common::{Probe, deposit, idle, listening, open, read_u32_frame};
+use common::{Probe, deposit, drive, idle, listening, open, read_u32_frame};
 use log::{LevelFilter, Log, Metadata, Record};
 use unstick::{Config, Framing};
 
@@ -23,11 +25,44 @@ impl Log for Lines {
         let target = record.target();
         assert!(["unstick", "unstick::io"].contains(&target), "{target}");
         assert_eq!(target == "unstick::io", record.level() == log::Level::Trace);
-        lines.push(record.args().to_string());
+        let line = record.args().to_string();
+        #[cfg(feature = "log-kv")]
+        assert_keys(record, &line);
+        lines.push(line);
     }
 
     fn flush(&self) {}
 }
+
+/// Checks that a line about a connection names it in its keys too.
+#[cfg(feature = "log-kv")]
+fn assert_keys(record: &Record<'_>, line: &str) {
+    let key = |name: &str| {
+        record
+            .key_values()
+            .get(name.into())
+            .map(|it| it.to_string())
+    };
+    let (conn, peer) = (key("conn"), key("peer"));
+    let is_of_peer = ["read ", "wrote ", "accepted from", " ended: "]
+        .iter()
+        .any(|part| line.contains(part));
+    if is_of_peer {
+        let peer = peer.expect("the line has the key `peer`");
+        assert!(line.contains(&peer), "{line}: the key is {peer}");
+        let conn = conn.expect("the line has the key `conn`");
+        let names_conn = !line.starts_with("read ") && !line.starts_with("wrote ");
+        assert!(
+            !names_conn || line.contains(&conn),
+            "{line}: the key is {conn}"
+        );
+        KEYED.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Number of lines with keys.
+#[cfg(feature = "log-kv")]
+static KEYED: AtomicUsize = AtomicUsize::new(0);
 
 #[test]
 fn reads_and_writes_are_logged_at_trace_level_only() {
@@ -54,4 +89,17 @@ fn reads_and_writes_are_logged_at_trace_level_only() {
         ]
     );
     assert!(echo(LevelFilter::Debug).is_empty());
+    log::set_max_level(LevelFilter::Debug);
+    let (other, _) = open(&mut reactor, addr);
+    let other_name = other.local_addr().expect("the socket is connected");
+    drop((peer, other));
+    drive(&mut reactor, |reactor| reactor.stats().closed == 2);
+    let lines = mem::take(&mut *LINES.0.lock().expect("the lock is not poisoned"));
+    for name in [name, other_name] {
+        let ended = format!(" with {name} ended: ");
+        let count = lines.iter().filter(|line| line.contains(&ended)).count();
+        assert_eq!(count, 1, "{lines:?}");
+    }
+    #[cfg(feature = "log-kv")]
+    assert_eq!(KEYED.load(Ordering::Relaxed), 5);
 }

@@ -9,7 +9,7 @@ use crate::conn::{Action, State};
 use crate::error::Gone;
 use crate::event::{CloseReason, Closed};
 use crate::id::{ConnId, Token, UdpId};
-use crate::log_target::LOG_TARGET;
+use crate::log_target::{LOG_TARGET, log_conn};
 
 /// The close of a single connection or socket.
 impl Engine {
@@ -175,7 +175,13 @@ impl Engine {
             stats,
         };
         let (id, peer, reason) = (ConnId(token), &conn.peer, &closed.reason);
-        log::debug!(target: LOG_TARGET, "{id} with {peer} ended: {reason}");
+        log_conn!(
+            debug,
+            LOG_TARGET,
+            id,
+            peer,
+            "{id} with {peer} ended: {reason}"
+        );
         #[cfg(feature = "metrics")]
         self.count_closed(closed.reason.label());
         let stats = &mut self.telemetry.stats;

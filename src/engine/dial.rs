@@ -19,7 +19,7 @@ use super::{Connection, Engine, Task};
 use crate::addr::Addr;
 use crate::event::CloseReason;
 use crate::id::{ConnId, Token};
-use crate::log_target::LOG_TARGET;
+use crate::log_target::{LOG_TARGET, log_conn};
 use crate::os::{ConnectOptions, Os, Stream, lacks_resources, names_no_server};
 
 /// Time from the start of an attempt until the next address is tried too (RFC 8305, section 5,
@@ -196,9 +196,13 @@ impl Engine {
             }
             Ok(_) => true,
             Err(error) => {
-                log::debug!(
-                    target: LOG_TARGET,
-                    "connecting {} to {addr} failed: {error}", ConnId(token)
+                let id = ConnId(token);
+                log_conn!(
+                    debug,
+                    LOG_TARGET,
+                    id,
+                    addr,
+                    "connecting {id} to {addr} failed: {error}"
                 );
                 stream.close(&self.os);
                 failed = Some(error);

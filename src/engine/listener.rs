@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::conn::State;
 use crate::event::{Origin, Refusal};
 use crate::id::{ConnId, ListenerId};
-use crate::log_target::LOG_TARGET;
+use crate::log_target::{LOG_TARGET, log_conn};
 use crate::os::{AcceptFailure, ListenOptions, Listener, OwnedSocket, Stream, lacks_family};
 #[cfg(feature = "tls")]
 use crate::tls::TlsServer;
@@ -324,7 +324,8 @@ impl Engine {
         self.admission.connections += 1;
         self.telemetry.stats.accepted += 1;
         self.established(token);
-        log::debug!(target: LOG_TARGET, "{} accepted from {peer}", ConnId(token));
+        let id = ConnId(token);
+        log_conn!(debug, LOG_TARGET, id, peer, "{id} accepted from {peer}");
         if let Some(preparation) = preparation
             && let Ok(conn) = self.entries.conn_mut(token)
         {

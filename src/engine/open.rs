@@ -12,7 +12,7 @@ use crate::conn::State;
 use crate::error::invalid_input;
 use crate::event::{CloseReason, Origin};
 use crate::id::{ConnId, Token};
-use crate::log_target::LOG_TARGET;
+use crate::log_target::{LOG_TARGET, log_conn};
 use crate::memory::ReadBuffer;
 use crate::os::{ConnectOptions, OwnedSocket, Stream};
 #[cfg(feature = "tls")]
@@ -152,8 +152,9 @@ impl Engine {
             false => Origin::Connected,
         };
         let is_prepared = extras.preparation.is_none();
+        let (id, peer) = (ConnId(token), &conn.peer);
+        log_conn!(debug, LOG_TARGET, id, peer, "{id} connected to {peer}");
         self.established(token);
-        log::debug!(target: LOG_TARGET, "{} connected", ConnId(token));
         if !is_prepared {
             self.begin_preparation(token);
             return None;
@@ -196,9 +197,13 @@ impl Engine {
         {
             // `set_nodelay` fails only if the peer has reset the connection. The next read reports
             // the reset.
-            log::debug!(
-                target: LOG_TARGET,
-                "setting TCP_NODELAY on {} failed: {error}", ConnId(token)
+            let (id, peer) = (ConnId(token), &conn.peer);
+            log_conn!(
+                debug,
+                LOG_TARGET,
+                id,
+                peer,
+                "setting TCP_NODELAY on {id} failed: {error}"
             );
         }
     }

@@ -27,7 +27,7 @@ use crate::config::Config;
 use crate::conn::{Skip, State};
 use crate::event::{CloseReason, Origin, Refusal};
 use crate::id::{ConnId, ListenerId, Token};
-use crate::log_target::LOG_TARGET;
+use crate::log_target::{LOG_TARGET, log_conn};
 use crate::memory::ReadBuffer;
 use crate::proxy_header::{ProxyError, ProxyHeader};
 #[cfg(feature = "tls")]
@@ -392,10 +392,13 @@ impl Engine {
             conn.assembler.put(content, self.timers.stamp, pool);
         }
         self.admission.preparing -= 1;
-        log::debug!(
-            target: LOG_TARGET,
-            "{} completed its preparation",
-            ConnId(token)
+        let (id, peer) = (ConnId(token), &conn.peer);
+        log_conn!(
+            debug,
+            LOG_TARGET,
+            id,
+            peer,
+            "{id} completed its preparation"
         );
         let Some(origin) = preparation.origin else {
             return Opening::Continued;

@@ -10,7 +10,7 @@ use crate::codec::Skipped;
 use crate::error::{FrameError, Gone};
 use crate::event::CloseReason;
 use crate::id::{ConnId, Token};
-use crate::log_target::IO_TARGET;
+use crate::log_target::{IO_TARGET, log_conn};
 
 impl Engine {
     /// Reads once into `spare`, which must not be empty.
@@ -24,7 +24,14 @@ impl Engine {
         record_filter(&mut self.telemetry, &self.os, token, conn);
         if let Filled::Bytes(len) | Filled::Consumed(len) = filled {
             conn.last_activity = self.timers.stamp;
-            log::trace!(target: IO_TARGET, "read {len} bytes from {}", conn.peer);
+            let peer = &conn.peer;
+            log_conn!(
+                trace,
+                IO_TARGET,
+                ConnId(token),
+                peer,
+                "read {len} bytes from {peer}"
+            );
         }
         if has_write_error(conn) {
             self.flush_later(token);

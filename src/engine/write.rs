@@ -25,8 +25,8 @@ use crate::conn::{Action, Pool, SLICES_MAX, Watermark, WriteQueue};
 use crate::cutmap::EventKind;
 use crate::error::{FrameError, SendError, Sent};
 use crate::event::CloseReason;
-use crate::id::Token;
-use crate::log_target::{IO_TARGET, LOG_TARGET};
+use crate::id::{ConnId, Token};
+use crate::log_target::{IO_TARGET, LOG_TARGET, log_conn};
 use crate::memory::Buf;
 use crate::os::Os;
 use crate::stats::Stats;
@@ -382,7 +382,14 @@ impl Engine {
         let Ok(conn) = self.entries.conn_mut(token) else {
             return Watermark::Unchanged;
         };
-        log::debug!(target: LOG_TARGET, "writing to {} failed: {error}", conn.peer);
+        let (id, peer) = (ConnId(token), &conn.peer);
+        log_conn!(
+            debug,
+            LOG_TARGET,
+            id,
+            peer,
+            "writing to {peer} failed: {error}"
+        );
         let lost = discard_output(conn, &mut self.memory.pool, &mut self.memory.spare_queues);
         conn.extras().unsent_bytes += lost;
         conn.extras().set_reason(CloseReason::Io(error));
@@ -508,7 +515,14 @@ pub(super) fn record_write(
     record_filter(telemetry, os, token, conn);
     if let Ok(len) = *result {
         conn.stamp_write(now);
-        log::trace!(target: IO_TARGET, "wrote {len} bytes to {}", conn.peer);
+        let peer = &conn.peer;
+        log_conn!(
+            trace,
+            IO_TARGET,
+            ConnId(token),
+            peer,
+            "wrote {len} bytes to {peer}"
+        );
         if conn.state.is_recorded() && !conn.state.is_filtered() {
             let offset = conn.counts.written_bytes.saturating_sub(len as u64);
             let recorder = telemetry.recorder.pass(os.now());
