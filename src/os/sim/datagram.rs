@@ -211,7 +211,7 @@ impl State {
             return Err(if is_udp {
                 io::Error::from_raw_os_error(EDESTADDRREQ)
             } else {
-                ErrorKind::NotConnected.into()
+                self.undelivered(from, ErrorKind::NotConnected)
             });
         };
         if let (Addr::Inet(local), Addr::Inet(to)) = (&mut local, &to)
