@@ -319,6 +319,9 @@ queries! {
     /// Returns true if a datagram socket is open, so that it delivers and accepts datagrams.
     fn takes_datagrams = none(CLOSING | DEAD);
 
+    /// Returns true if the entry waits for the flush at the end of the turn.
+    fn is_to_flush = any(TO_FLUSH);
+
     // Holds.
 
     fn is_reframed = any(REFRAMED);

@@ -213,6 +213,9 @@ impl Engine {
                 let stats = &mut self.telemetry.stats;
                 stats.tls_established += 1;
                 stats.tls_resumed += u64::from(resumed);
+                // The last records of the handshake wait for the first output, which may follow in
+                // this turn.
+                self.flush_later(token);
                 return self.end_stage(token);
             }
             Ok(_) => {}

@@ -278,6 +278,11 @@ pub(in crate::engine) fn has_filter_output(conn: &Connection) -> bool {
     filter(conn).is_some_and(|filter| of_any_filter!(filter, it => it.has_output()))
 }
 
+/// Returns true if the filter holds output until the end of the turn, to join it with more output.
+pub(in crate::engine) fn is_held_back(conn: &Connection) -> bool {
+    filter(conn).is_some_and(|filter| of_any_filter!(filter, it => it.is_held_back()))
+}
+
 /// Returns true if a write of the filter failed during a read. The next flush reports the error.
 pub(in crate::engine) fn has_write_error(conn: &Connection) -> bool {
     filter(conn).is_some_and(|filter| of_any_filter!(filter, it => it.has_write_error()))

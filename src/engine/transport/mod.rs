@@ -150,8 +150,13 @@ pub(super) fn drain_plain(
     count_written(conn, stats, written)
 }
 
-/// Writes the output of the filter until the socket would block.
+/// Writes the output of the filter until the socket would block. Output that the filter holds back
+/// waits for queued output, or for the flush at the end of the turn.
 pub(super) fn flush_filter(conn: &mut Connection, pool: &mut Pool, now: Stamp) -> io::Result<()> {
+    let has_more = conn.state.is_to_flush() || conn.queued_bytes() > 0;
+    if has_more && filter::is_held_back(conn) {
+        return Ok(());
+    }
     if !conn.state.is_writable() && !has_write_error(conn) {
         return Ok(());
     }

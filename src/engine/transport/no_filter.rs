@@ -69,6 +69,11 @@ pub(in crate::engine) fn has_filter_output(_: &Connection) -> bool {
     false
 }
 
+/// Returns true if the filter holds output until the end of the turn.
+pub(super) fn is_held_back(_: &Connection) -> bool {
+    false
+}
+
 /// Returns true if a write of the filter failed during a read.
 pub(in crate::engine) fn has_write_error(_: &Connection) -> bool {
     false

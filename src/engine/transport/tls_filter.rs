@@ -63,6 +63,9 @@ pub(crate) struct TlsFilter {
     is_notified: bool,
     /// True if the FIN was sent or a write failed: all further output is discarded.
     pub(super) is_output_over: bool,
+    /// True if `outgoing` holds the last records of the handshake, which no write has tried to send.
+    /// They share a write with the first output of the connection, if it has any in this turn.
+    is_held_back: bool,
 }
 
 impl TlsFilter {
@@ -88,6 +91,7 @@ impl TlsFilter {
             has_failed: false,
             is_notified: false,
             is_output_over: false,
+            is_held_back: false,
         };
         if !received.is_empty() {
             append(&mut filter.held().incoming, received, pool);
@@ -151,7 +155,12 @@ impl TlsFilter {
         may_read: bool,
         pool: &mut Pool,
     ) -> io::Result<Handshake> {
+        let is_blocked = self.has_output();
         self.process_held(pool);
+        if !is_blocked && self.failure.is_none() && !self.session.is_handshaking() {
+            self.is_held_back = self.has_output();
+            return Ok(Handshake::Done);
+        }
         self.flush_between_reads(stream, pool);
         if self.failure.is_some() {
             return Err(io::ErrorKind::InvalidData.into());
@@ -199,7 +208,9 @@ impl TlsFilter {
             true => self.fill_in_place(stream, spare, pool),
             false => self.fill_held(stream, spare, pool),
         };
-        self.flush_between_reads(stream, pool);
+        if !self.is_held_back {
+            self.flush_between_reads(stream, pool);
+        }
         self.settle(pool);
         filled
     }
@@ -402,7 +413,9 @@ impl TlsFilter {
         slices: &[IoSlice<'_>],
         pool: &mut Pool,
     ) -> io::Result<usize> {
-        self.flush(stream, pool)?;
+        if !self.is_held_back || self.has_failed {
+            self.flush(stream, pool)?;
+        }
         if self.has_failed || self.is_output_over {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
@@ -426,6 +439,7 @@ impl TlsFilter {
                 Ok(()) => {}
             }
         }
+        self.settle(pool);
         Ok(accepted)
     }
 
@@ -433,7 +447,12 @@ impl TlsFilter {
     fn encrypt(&mut self, pieces: &mut Pieces<'_>, pool: &mut Pool) -> io::Result<Records> {
         let plain_len = pieces.left.min(WRITE_LEN_MAX);
         let count = plain_len.div_ceil(RECORD_PLAIN_LEN_MAX);
-        let mut records = Records::new(pool.take(plain_len + count * EXPANSION_MAX));
+        let mut first = Buf::default();
+        if std::mem::take(&mut self.is_held_back) {
+            first = std::mem::take(&mut self.held().outgoing);
+        }
+        reserve(&mut first, plain_len + count * EXPANSION_MAX, pool);
+        let mut records = Records::new(first);
         let capacity = records.buf.capacity();
         let mut gathered = Buf::default();
         let mut result = Ok(());
@@ -506,6 +525,7 @@ impl TlsFilter {
 
     /// Writes all queued records. Fails with `WouldBlock` if the socket does not take all of them.
     pub(super) fn flush(&mut self, stream: &mut Stream, pool: &mut Pool) -> io::Result<()> {
+        self.is_held_back = false;
         if let Some(error) = self.write_error.take() {
             return Err(error);
         }
@@ -558,6 +578,7 @@ impl TlsFilter {
     /// queued records.
     pub(super) fn end_output(&mut self, pool: &mut Pool) -> u64 {
         self.is_output_over = true;
+        self.is_held_back = false;
         let Some(held) = &mut self.held else {
             return 0;
         };
@@ -568,9 +589,16 @@ impl TlsFilter {
         lost
     }
 
+    /// Returns true if the filter holds output that the socket has not taken. Output that is held
+    /// back does not count, because it waits for no event.
     pub(super) fn has_output(&self) -> bool {
         let held = self.held.as_deref();
-        held.is_some_and(|held| !held.outgoing.is_empty())
+        !self.is_held_back && held.is_some_and(|held| !held.outgoing.is_empty())
+    }
+
+    /// Returns true if the filter holds output until the end of the turn, to join it with more.
+    pub(super) fn is_held_back(&self) -> bool {
+        self.is_held_back
     }
 
     /// Returns true if a write failed during a read. The next flush returns the error.

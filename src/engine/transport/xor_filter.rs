@@ -263,6 +263,11 @@ impl XorFilter {
         !self.outgoing.is_empty()
     }
 
+    /// Returns false: all output is written at once.
+    pub(super) fn is_held_back(&self) -> bool {
+        false
+    }
+
     /// Discards all queued and all further output. Returns 0: the lost plaintext is not counted.
     pub(super) fn end_output(&mut self, _: &Pool) -> u64 {
         self.discard_output();
