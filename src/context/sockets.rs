@@ -79,8 +79,7 @@ impl<H: Handler> Context<'_, H> {
         self.engine
             .conn(conn.0)
             .ok()?
-            .extras
-            .as_ref()?
+            .extras_ref()?
             .proxied
             .as_deref()
     }

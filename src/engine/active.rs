@@ -234,7 +234,7 @@ impl Engine {
         let Ok(conn) = self.entries.conn(token) else {
             return false;
         };
-        let len_min = conn.extras.as_ref().and_then(|extras| extras.peek_len);
+        let len_min = conn.extras_ref().and_then(|extras| extras.peek_len);
         conn.state.is_peeking() && (len_min <= Some(undecoded_len) || conn.state.peer_ended())
     }
 

@@ -154,7 +154,7 @@ impl Engine {
             self.admission.per_addr.leave(ip);
         }
         let stats = conn.stats(self.telemetry.callback_times.of(token));
-        let mut extras = conn.extras.take().unwrap_or_default();
+        let mut extras = conn.take_extras();
         if extras.proxied.is_some() {
             // Keeps the header of the PROXY protocol, which `on_close` can read.
             conn.extras().proxied = extras.proxied.take();

@@ -21,7 +21,7 @@ impl Engine {
         if conn.state.is_opening() || conn.state.is_dead() {
             return Err(io::ErrorKind::NotConnected.into());
         }
-        let has_reason = conn.extras.as_ref().is_some_and(|it| it.reason.is_some());
+        let has_reason = conn.extras_ref().is_some_and(|it| it.reason.is_some());
         if conn.state.stops_sending() || has_reason {
             return Err(SendError::Closing.into());
         }
@@ -41,7 +41,7 @@ impl Engine {
     /// close; `None` if the connection was not detached.
     pub(super) fn take_detached(&mut self, token: Token) -> Option<CloseReason> {
         let conn = self.entries.conn_mut(token).ok()?;
-        let extras = conn.extras.as_ref()?;
+        let extras = conn.extras_ref()?;
         // If the handler panicked after `detach`, the reason is already `HandlerPanicked`, and the
         // socket is closed.
         if !extras.is_detached || extras.reason.is_some() {

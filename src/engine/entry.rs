@@ -63,8 +63,8 @@ pub(crate) struct Connection {
     pub(crate) assembler: Assembler,
     /// Output that the kernel has not taken; `None` if there is none.
     pub(crate) write_queue: Option<Box<WriteQueue>>,
-    /// Fields that a connection rarely needs.
-    pub(crate) extras: Option<Box<Extras>>,
+    /// Parts that few connections have.
+    extension: Option<Box<Extension>>,
     pub(crate) counts: ConnCounts,
     pub(crate) peer: Addr,
     pub(crate) socket: Stream,
@@ -77,6 +77,16 @@ pub(crate) struct Connection {
     pub(crate) state: State,
     /// Lower 32 bits of the number of reads.
     reads_low: u32,
+}
+
+/// The parts that few connections have. An open TLS connection has only a filter, so the filter is
+/// stored in place, and the extras are not.
+#[derive(Debug, Default)]
+struct Extension {
+    extras: Option<Box<Extras>>,
+    /// The transport filter through which the bytes pass, if there is one.
+    #[cfg(any(test, feature = "tls"))]
+    filter: Option<Filter>,
 }
 
 /// The fields of a connection that only its connect, its close or a rare option needs.
@@ -116,9 +126,6 @@ pub(crate) struct Extras {
     reads_high: u32,
     /// The limits of this connection, if they differ from the configuration.
     pub(super) limits: Option<Box<(Limits, Timeouts)>>,
-    /// The transport filter through which the bytes pass, if there is one.
-    #[cfg(any(test, feature = "tls"))]
-    pub(super) filter: Option<Box<Filter>>,
 }
 
 /// A listening socket.
@@ -204,14 +211,10 @@ impl Extras {
             && self.limits.is_none()
             && self.peek_len.is_none()
             && self.proxied.is_none()
-            && !self.has_filter()
-    }
-
-    fn has_filter(&self) -> bool {
-        #[cfg(any(test, feature = "tls"))]
-        return self.filter.is_some();
-        #[cfg(not(any(test, feature = "tls")))]
-        false
+            && self.last_write.is_none()
+            && !self.is_detached
+            && (self.unsent_bytes, self.undecoded_bytes) == (0, 0)
+            && self.reads_high == 0
     }
 
     /// Records the reason of the close. The first reason is kept, with one exception: an error, an
@@ -263,7 +266,7 @@ impl Connection {
             framing,
             assembler: Assembler::default(),
             write_queue: None,
-            extras: None,
+            extension: None,
             counts: ConnCounts::default(),
             reads_low: 0,
             peer,
@@ -283,17 +286,70 @@ impl Connection {
 
     /// Returns the own limits and timeouts of the connection, if it has any.
     pub(super) fn own_limits(&self) -> Option<&(Limits, Timeouts)> {
-        self.extras.as_ref()?.limits.as_deref()
+        self.extras_ref()?.limits.as_deref()
     }
 
     /// Returns the extras; allocates them if there are none.
     pub(crate) fn extras(&mut self) -> &mut Extras {
-        self.extras.get_or_insert_default()
+        let extension = self.extension.get_or_insert_default();
+        extension.extras.get_or_insert_default()
+    }
+
+    /// Returns the extras, if there are any.
+    pub(crate) fn extras_ref(&self) -> Option<&Extras> {
+        self.extension.as_ref()?.extras.as_deref()
+    }
+
+    /// Returns the extras, if there are any.
+    pub(crate) fn extras_mut(&mut self) -> Option<&mut Extras> {
+        self.extension.as_mut()?.extras.as_deref_mut()
+    }
+
+    /// Frees the extras of an open connection if it needs none of them.
+    pub(super) fn free_extras(&mut self) {
+        let Some(extension) = &mut self.extension else {
+            return;
+        };
+        extension.extras.take_if(|extras| extras.is_empty());
+        #[cfg(any(test, feature = "tls"))]
+        if extension.filter.is_some() {
+            return;
+        }
+        if extension.extras.is_none() {
+            self.extension = None;
+        }
+    }
+
+    /// Takes the extras of a connection that has ended, and removes its filter.
+    pub(super) fn take_extras(&mut self) -> Box<Extras> {
+        let extension = self.extension.take();
+        let extras = extension.and_then(|extension| extension.extras);
+        extras.unwrap_or_default()
+    }
+
+    /// Returns the filter, if there is one.
+    #[cfg(any(test, feature = "tls"))]
+    pub(super) fn filter(&self) -> Option<&Filter> {
+        self.extension.as_ref()?.filter.as_ref()
+    }
+
+    /// Returns the filter and the socket, if there is a filter.
+    #[cfg(any(test, feature = "tls"))]
+    pub(super) fn filter_and_socket(&mut self) -> Option<(&mut Filter, &mut Stream)> {
+        let filter = self.extension.as_mut()?.filter.as_mut()?;
+        Some((filter, &mut self.socket))
+    }
+
+    /// Adds a filter. From now on, all bytes pass through it.
+    #[cfg(any(test, feature = "tls"))]
+    pub(super) fn install_filter(&mut self, filter: Filter) {
+        self.extension.get_or_insert_default().filter = Some(filter);
+        self.state.set_filtered();
     }
 
     /// Returns the credit, if the handler limits delivery by credit.
     pub(crate) fn credit(&mut self) -> Option<&mut Credit> {
-        self.extras.as_mut()?.credit.as_mut()
+        self.extras_mut()?.credit.as_mut()
     }
 
     /// Returns the capacity of the buffers of the connection, in bytes.
@@ -313,7 +369,7 @@ impl Connection {
     /// Records the time of a write. Without a filter, the fast path skips this call if the kernel
     /// takes the whole batch, because the same dispatch recorded the time of a read.
     pub(super) fn stamp_write(&mut self, now: Stamp) {
-        let extras = self.extras.as_mut();
+        let extras = self.extras_mut();
         match extras.and_then(|extras| extras.last_write.as_mut()) {
             Some(last_write) => *last_write = now,
             None => self.last_activity = now,
@@ -334,7 +390,7 @@ impl Connection {
 
     /// Returns the statistics of the connection, without the counts of a dispatch in progress.
     pub(crate) fn stats(&self, callback_time: Duration) -> ConnStats {
-        let reads_high = self.extras.as_ref().map_or(0, |extras| extras.reads_high);
+        let reads_high = self.extras_ref().map_or(0, |extras| extras.reads_high);
         ConnStats {
             reads: u64::from(reads_high) << 32 | u64::from(self.reads_low),
             read_bytes: self.counts.read_bytes,

@@ -169,7 +169,7 @@ impl Engine {
     pub(super) fn end_connecting_if_adopted(&mut self, token: Token) {
         if let Ok(conn) = self.entries.conn_mut(token)
             && conn.state.is_connecting()
-            && conn.extras.as_ref().is_some_and(|extras| extras.adopted)
+            && conn.extras_ref().is_some_and(|extras| extras.adopted)
             && matches!(conn.socket.connected(), Ok(Some(_)))
         {
             conn.state.connected();
@@ -182,7 +182,7 @@ impl Engine {
     /// Frees the extras that an open connection does not need, and starts its timeouts.
     pub(super) fn opened(&mut self, token: Token) {
         if let Ok(conn) = self.entries.conn_mut(token) {
-            conn.extras.take_if(|extras| extras.is_empty());
+            conn.free_extras();
         }
         self.start_timeouts(token);
         #[cfg(test)]
@@ -215,8 +215,7 @@ impl Engine {
             && let Ok(conn) = self.entries.conn_mut(token)
         {
             let filter = filter_of(&conn.socket);
-            conn.extras().filter = Some(Box::new(filter));
-            conn.state.set_filtered();
+            conn.install_filter(filter);
         }
     }
 

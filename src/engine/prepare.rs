@@ -224,19 +224,19 @@ impl Stage {
 impl Connection {
     /// Returns the stage in progress, if the connection is being prepared.
     pub(super) fn stage(&self) -> Option<&Stage> {
-        self.extras.as_ref()?.preparation.as_ref()?.stages.front()
+        self.extras_ref()?.preparation.as_ref()?.stages.front()
     }
 
     #[cfg(feature = "tls")]
     pub(super) fn stage_mut(&mut self) -> Option<&mut Stage> {
-        let preparation = self.extras.as_mut()?.preparation.as_mut();
+        let preparation = self.extras_mut()?.preparation.as_mut();
         preparation?.stages.front_mut()
     }
 
     /// Returns the bytes that were read and that no stage has used yet.
     #[cfg(feature = "tls")]
     pub(super) fn stage_input(&self) -> &[u8] {
-        let extras = self.extras.as_ref();
+        let extras = self.extras_ref();
         let preparation = extras.and_then(|extras| extras.preparation.as_ref());
         preparation.map_or(&[], |preparation| &preparation.input)
     }
@@ -285,8 +285,11 @@ impl Engine {
             let Ok(conn) = self.entries.conn_mut(token) else {
                 return Opening::Waits;
             };
-            let preparation = conn.extras.as_mut().and_then(|it| it.preparation.as_mut());
-            let Some(preparation) = preparation.filter(|_| conn.state.is_preparing()) else {
+            if !conn.state.is_preparing() {
+                return Opening::Waits;
+            }
+            let preparation = conn.extras_mut().and_then(|it| it.preparation.as_mut());
+            let Some(preparation) = preparation else {
                 return Opening::Waits;
             };
             let stages = preparation.stages.len();
@@ -401,6 +404,7 @@ impl Engine {
             "{id} completed its preparation"
         );
         let Some(origin) = preparation.origin else {
+            conn.free_extras();
             return Opening::Continued;
         };
         self.opened(token);
@@ -442,7 +446,7 @@ impl Engine {
         let Ok(conn) = self.entries.conn_mut(token) else {
             return;
         };
-        let preparation = conn.extras.as_mut().and_then(|it| it.preparation.take());
+        let preparation = conn.extras_mut().and_then(|it| it.preparation.take());
         if preparation.is_some_and(|preparation| preparation.has_begun) {
             self.admission.preparing -= 1;
             self.telemetry.stats.preparations_failed += 1;

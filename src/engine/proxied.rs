@@ -59,7 +59,7 @@ impl Connection {
     /// Stops waiting for a header that is optional. Returns true if the preparation can continue
     /// without it.
     pub(super) fn continue_as_direct(&mut self) -> bool {
-        let extras = self.extras.as_mut();
+        let extras = self.extras_mut();
         let preparation = extras.and_then(|extras| extras.preparation.as_deref_mut());
         match preparation.map(Preparation::stage_and_input) {
             Some((Some(Stage::ReceiveHeader(stage)), input)) => stage.stop_waiting(input),
@@ -70,7 +70,7 @@ impl Connection {
     /// Returns the IP address under which the connection is counted: the address of the client, if
     /// a header announced it, else the address of the peer.
     pub(super) fn counted_ip(&self) -> Option<IpAddr> {
-        let proxied = self.extras.as_ref().and_then(|it| it.proxied.as_ref());
+        let proxied = self.extras_ref().and_then(|it| it.proxied.as_ref());
         let client = proxied.and_then(|header| header.source());
         Some(client.unwrap_or(&self.peer).inet()?.ip())
     }

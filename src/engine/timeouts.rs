@@ -87,7 +87,7 @@ impl Timeouts {
 impl Connection {
     /// Returns the time of the last read or write.
     fn idle_since(&self, now: Stamp) -> Stamp {
-        let last_write = self.extras.as_ref().and_then(|extras| extras.last_write);
+        let last_write = self.extras_ref().and_then(|extras| extras.last_write);
         let is_later = |write: &Stamp| now.since(*write) < now.since(self.last_activity);
         last_write.filter(is_later).unwrap_or(self.last_activity)
     }

@@ -182,8 +182,7 @@ impl Engine {
         stats.read_bytes -= received.len() as u64;
         stats.tls_handshakes += 1;
         let filter = TlsFilter::new(session, exchanged, &received, &mut self.memory.pool);
-        conn.extras().filter = Some(Box::new(Filter::Tls(filter)));
-        conn.state.set_filtered();
+        conn.install_filter(Filter::Tls(filter));
         if conn.state.is_recorded() && !received.is_empty() {
             let (offset, len) = (conn.counts.read_bytes, received.len() as u64);
             let recorder = self.telemetry.recorder.pass(self.os.now());
@@ -200,6 +199,13 @@ impl Engine {
         let handshake = transport::handshake(conn, &mut self.memory.pool);
         transport::stamp_filter(conn, self.timers.stamp);
         record_filter(&mut self.telemetry, &self.os, token, conn);
+        let name = match conn.stage() {
+            Some(Stage::TlsServer { server, .. }) => server.take_name(),
+            _ => None,
+        };
+        if let Some(name) = name {
+            transport::set_server_name(conn, name);
+        }
         if transport::has_write_error(conn)
             && let Err(error) =
                 transport::flush_filter(conn, &mut self.memory.pool, self.timers.stamp)

@@ -1,7 +1,7 @@
 //! The configuration of one side of a TLS session, checked once.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustls::pki_types::ServerName;
 use rustls::server::{ClientHello, ResolvesServerCert};
@@ -17,7 +17,7 @@ use crate::error::invalid_input;
 #[derive(Debug, Clone)]
 pub(crate) struct TlsServer {
     pub(super) config: Arc<ServerConfig>,
-    pub(super) name: Arc<LastServerName>,
+    names: Arc<ServerNames>,
 }
 
 /// The client side of a session.
@@ -36,14 +36,22 @@ impl TlsServer {
                  be replayed",
             ));
         }
-        let name = Arc::new(LastServerName {
+        let names = Arc::new(ServerNames {
             resolver: config.cert_resolver.clone(),
-            last: Mutex::default(),
+            names: Mutex::default(),
         });
         let mut config = config.clone();
-        config.cert_resolver = name.clone();
+        config.cert_resolver = names.clone();
         let config = Arc::new(config);
-        Ok(Self { config, name })
+        Ok(Self { config, names })
+    }
+
+    /// Returns the server name of the `ClientHello` that a session handled since the last call, if
+    /// there was one. Call it after each step of a handshake.
+    pub(crate) fn take_name(&self) -> Option<Arc<str>> {
+        let mut names = self.names.lock();
+        let is_new = std::mem::take(&mut names.is_new);
+        names.last.clone().filter(|_| is_new)
     }
 }
 
@@ -62,26 +70,37 @@ impl TlsClient {
 
 /// A certificate resolver that records the server name of the last `ClientHello`.
 ///
-/// The connection takes the name right after the call of rustls that resolved the certificate. So
-/// the name always belongs to this connection.
+/// The connection takes the name right after the step of its handshake that resolved the
+/// certificate. So the name always belongs to this connection.
 #[derive(Debug)]
-pub(crate) struct LastServerName {
+struct ServerNames {
     resolver: Arc<dyn ResolvesServerCert>,
-    last: Mutex<Option<Box<str>>>,
+    names: Mutex<Names>,
 }
 
-impl LastServerName {
-    pub(super) fn take(&self) -> Option<Box<str>> {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        last.take()
+#[derive(Debug, Default)]
+struct Names {
+    /// The last name. The next connection shares its memory if it asks for the same name.
+    last: Option<Arc<str>>,
+    /// True until the connection takes the name.
+    is_new: bool,
+}
+
+impl ServerNames {
+    fn lock(&self) -> MutexGuard<'_, Names> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl ResolvesServerCert for LastServerName {
+impl ResolvesServerCert for ServerNames {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        *last = hello.server_name().map(Box::from);
-        drop(last);
+        let mut names = self.lock();
+        let name = hello.server_name();
+        if names.last.as_deref() != name {
+            names.last = name.map(Arc::from);
+        }
+        names.is_new = true;
+        drop(names);
         self.resolver.resolve(hello)
     }
 

@@ -22,10 +22,8 @@ use rustls::unbuffered::{
 };
 use rustls::{CommonState, Error, HandshakeKind, ProtocolVersion};
 
-use super::endpoint::LastServerName;
 use super::{TlsClient, TlsError, TlsServer, TlsVersion};
 use crate::memory::Buf;
-use std::sync::Arc;
 
 /// Maximum plaintext of one record, in bytes (RFC 8446, 5.1).
 pub(crate) const RECORD_PLAIN_LEN_MAX: usize = 1 << 14;
@@ -39,7 +37,7 @@ const CONTROL_LEN: usize = 64;
 /// The session of one connection.
 pub(crate) enum TlsSession {
     Client(Box<UnbufferedClientConnection>),
-    Server(Box<UnbufferedServerConnection>, Arc<LastServerName>),
+    Server(Box<UnbufferedServerConnection>),
 }
 
 /// The result of processing received records.
@@ -93,7 +91,7 @@ macro_rules! of_either {
     ($session:expr, $conn:ident => $result:expr) => {
         match $session {
             Self::Client($conn) => $result,
-            Self::Server($conn, _) => $result,
+            Self::Server($conn) => $result,
         }
     };
 }
@@ -107,7 +105,7 @@ impl TlsSession {
 
     pub(crate) fn server(server: &TlsServer) -> Result<Self, TlsError> {
         let conn = UnbufferedServerConnection::new(server.config.clone())?;
-        Ok(Self::Server(Box::new(conn), server.name.clone()))
+        Ok(Self::Server(Box::new(conn)))
     }
 
     /// Processes records until plaintext is found or no complete record is left. `input` begins
@@ -201,15 +199,6 @@ impl TlsSession {
         self.common().wants_write()
     }
 
-    /// Returns the server name of the `ClientHello` that the last [`process`](Self::process)
-    /// handled, if there was one.
-    pub(crate) fn take_server_name(&self) -> Option<Box<str>> {
-        match self {
-            Self::Client(_) => None,
-            Self::Server(_, name) => name.take(),
-        }
-    }
-
     fn common(&self) -> &CommonState {
         of_either!(self, conn => conn)
     }
@@ -249,7 +238,7 @@ impl std::fmt::Debug for TlsSession {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let side = match self {
             Self::Client(_) => "Client",
-            Self::Server(..) => "Server",
+            Self::Server(_) => "Server",
         };
         f.debug_struct(side)
             .field("is_handshaking", &self.is_handshaking())

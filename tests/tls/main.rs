@@ -7,6 +7,7 @@ mod cutmap;
 mod ends;
 mod handshake;
 mod life;
+mod memory;
 mod proxied;
 mod sessions;
 mod start_tls;

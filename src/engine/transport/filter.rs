@@ -2,6 +2,8 @@
 //! of the connection.
 
 use std::io::{self, IoSlice};
+#[cfg(feature = "tls")]
+use std::sync::Arc;
 
 #[cfg(feature = "tls")]
 use super::tls_filter::{Handshake, TlsFilter};
@@ -54,26 +56,23 @@ macro_rules! of_any_filter {
     };
 }
 
-fn filter(conn: &Connection) -> Option<&Filter> {
-    conn.extras.as_ref()?.filter.as_deref()
-}
-
 /// Returns the filter and the socket. Starts or ends the log of the filter, if the recording of the
 /// connection has started or ended.
 fn filter_and_stream(conn: &mut Connection) -> Option<(&mut Filter, &mut Stream)> {
-    let filter = conn.extras.as_mut()?.filter.as_deref_mut()?;
     let is_recorded = conn.state.is_recorded();
+    let (written, read) = (conn.counts.written_bytes, conn.counts.read_bytes);
+    let (filter, socket) = conn.filter_and_socket()?;
     of_any_filter!(filter, it => match (is_recorded, it.wire.is_logged()) {
-        (true, false) => it.start_log(conn.counts.written_bytes, conn.counts.read_bytes),
+        (true, false) => it.start_log(written, read),
         (false, true) => it.wire.end_log(),
         _ => {}
     });
-    Some((filter, &mut conn.socket))
+    Some((filter, socket))
 }
 
 #[cfg(test)]
 pub(crate) fn xor_filter_of(conn: &Connection) -> Option<&XorFilter> {
-    match filter(conn)? {
+    match conn.filter()? {
         Filter::Xor(filter) => Some(filter),
         #[cfg(feature = "tls")]
         Filter::Tls(_) => None,
@@ -82,10 +81,18 @@ pub(crate) fn xor_filter_of(conn: &Connection) -> Option<&XorFilter> {
 
 #[cfg(feature = "tls")]
 pub(in crate::engine) fn tls_filter_of(conn: &Connection) -> Option<&TlsFilter> {
-    match filter(conn)? {
+    match conn.filter()? {
         Filter::Tls(filter) => Some(filter),
         #[cfg(test)]
         Filter::Xor(_) => None,
+    }
+}
+
+/// Stores the server name that the client of a TLS session asked for.
+#[cfg(feature = "tls")]
+pub(in crate::engine) fn set_server_name(conn: &mut Connection, name: Arc<str>) {
+    if let Some((Filter::Tls(filter), _)) = filter_and_stream(conn) {
+        filter.server_name = Some(name);
     }
 }
 
@@ -245,7 +252,7 @@ pub(super) fn release(conn: &mut Connection, pool: &mut Pool) {
 }
 
 pub(super) fn blocked_since(conn: &Connection) -> Option<Stamp> {
-    of_any_filter!(filter(conn)?, it => it.blocked_since())
+    of_any_filter!(conn.filter()?, it => it.blocked_since())
 }
 
 pub(super) fn restart_progress(conn: &mut Connection, now: Stamp) {
@@ -255,13 +262,14 @@ pub(super) fn restart_progress(conn: &mut Connection, now: Stamp) {
 }
 
 pub(super) fn has_input(conn: &Connection) -> bool {
-    filter(conn).is_some_and(|filter| of_any_filter!(filter, it => it.has_input()))
+    conn.filter()
+        .is_some_and(|filter| of_any_filter!(filter, it => it.has_input()))
 }
 
 /// Returns the minimum spare capacity that the buffer of a partial frame needs for a direct read
 /// into this buffer. With TLS, a whole record must fit. Without a filter, the minimum is zero.
 pub(in crate::engine) fn direct_len_min(conn: &Connection) -> usize {
-    match filter(conn) {
+    match conn.filter() {
         #[cfg(feature = "tls")]
         Some(Filter::Tls(_)) => super::tls_filter::IN_PLACE_LEN_MIN,
         _ => 0,
@@ -270,27 +278,31 @@ pub(in crate::engine) fn direct_len_min(conn: &Connection) -> usize {
 
 /// Returns true if the connection has a filter.
 pub(in crate::engine) fn has_filter(conn: &Connection) -> bool {
-    filter(conn).is_some()
+    conn.filter().is_some()
 }
 
 /// Returns true if the filter holds output that the socket has not taken.
 pub(in crate::engine) fn has_filter_output(conn: &Connection) -> bool {
-    filter(conn).is_some_and(|filter| of_any_filter!(filter, it => it.has_output()))
+    conn.filter()
+        .is_some_and(|filter| of_any_filter!(filter, it => it.has_output()))
 }
 
 /// Returns true if the filter holds output until the end of the turn, to join it with more output.
 pub(in crate::engine) fn is_held_back(conn: &Connection) -> bool {
-    filter(conn).is_some_and(|filter| of_any_filter!(filter, it => it.is_held_back()))
+    conn.filter()
+        .is_some_and(|filter| of_any_filter!(filter, it => it.is_held_back()))
 }
 
 /// Returns true if a write of the filter failed during a read. The next flush reports the error.
 pub(in crate::engine) fn has_write_error(conn: &Connection) -> bool {
-    filter(conn).is_some_and(|filter| of_any_filter!(filter, it => it.has_write_error()))
+    conn.filter()
+        .is_some_and(|filter| of_any_filter!(filter, it => it.has_write_error()))
 }
 
 /// Returns the number of bytes that the buffers of the filter hold.
 pub(in crate::engine) fn held_bytes(conn: &Connection) -> usize {
-    filter(conn).map_or(0, |filter| of_any_filter!(filter, it => it.held_bytes()))
+    conn.filter()
+        .map_or(0, |filter| of_any_filter!(filter, it => it.held_bytes()))
 }
 
 /// Ends the wait of a read for a write, if the filter has written all output. Returns true if the

@@ -50,7 +50,7 @@ pub(super) use filter::{
     stamp_filter, take_failure, take_wire_events,
 };
 #[cfg(feature = "tls")]
-pub(super) use filter::{handshake, tls_filter_of};
+pub(super) use filter::{handshake, set_server_name, tls_filter_of};
 
 /// The result of one read.
 #[derive(Debug)]

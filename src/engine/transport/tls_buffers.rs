@@ -7,6 +7,7 @@ use super::filter::Filtered;
 use super::tls_filter::TlsFilter;
 use super::wire::WireCounts;
 use crate::conn::Pool;
+use crate::event::CloseReason;
 use crate::memory::Buf;
 use crate::os::Stream;
 use crate::timer::Stamp;
@@ -35,7 +36,8 @@ pub(crate) enum Handshake {
     WouldBlock,
 }
 
-/// The buffers of a filter. Each of them is empty or comes from the pool.
+/// The parts of a filter that it needs only while bytes wait, or after a failure. Each buffer is
+/// empty or comes from the pool.
 #[derive(Debug, Default)]
 pub(super) struct Held {
     /// Received bytes that are not decrypted: an incomplete record or handshake message.
@@ -47,6 +49,12 @@ pub(super) struct Held {
     /// The records with application data in `outgoing`: offset of the end of the record, and length
     /// of its plaintext.
     pub(super) sent: VecDeque<(usize, usize)>,
+    /// Time of the last progress of the output. It is set before output waits for an event.
+    pub(super) progress: Stamp,
+    /// The reason for which the session has ended, until the caller takes it.
+    pub(super) failure: Option<CloseReason>,
+    /// The error of a write during a read, until a flush returns it.
+    pub(super) write_error: Option<io::Error>,
 }
 
 /// Progress of the output.
@@ -56,19 +64,22 @@ impl TlsFilter {
     pub(super) fn stamp(&mut self, now: Stamp) -> bool {
         let has_progress = std::mem::take(&mut self.has_progress);
         if has_progress {
-            self.progress = now;
+            self.restart_progress(now);
         }
         has_progress
     }
 
     /// Returns the time of the last progress, if the filter holds output.
     pub(super) fn blocked_since(&self) -> Option<Stamp> {
-        self.has_output().then_some(self.progress)
+        let held = self.held.as_deref().filter(|_| self.has_output());
+        held.map(|held| held.progress)
     }
 
     /// Sets the time of the last progress to `now`.
     pub(super) fn restart_progress(&mut self, now: Stamp) {
-        self.progress = now;
+        if let Some(held) = &mut self.held {
+            held.progress = now;
+        }
     }
 }
 

@@ -16,6 +16,7 @@
 //! taken. An idle connection has neither.
 
 use std::io::{self, IoSlice};
+use std::sync::Arc;
 
 use super::filter::Filtered;
 pub(crate) use super::tls_buffers::Handshake;
@@ -28,7 +29,6 @@ use crate::conn::Pool;
 use crate::event::CloseReason;
 use crate::memory::Buf;
 use crate::os::Stream;
-use crate::timer::Stamp;
 use crate::tls::{RECORD_PLAIN_LEN_MAX, RECORD_WIRE_LEN_MAX, TlsInfo, TlsSession};
 
 /// Minimum spare capacity to decrypt records in place, in bytes: the gap and one whole record.
@@ -42,15 +42,9 @@ pub(crate) struct TlsFilter {
     pub(super) session: TlsSession,
     pub(super) wire: WireCounts,
     /// The server name that the client asked for.
-    server_name: Option<Box<str>>,
-    /// The buffers that are not empty.
+    pub(super) server_name: Option<Arc<str>>,
+    /// The buffers that are not empty, and failures.
     pub(super) held: Option<Box<Held>>,
-    /// The reason for which the session has ended, until the caller takes it.
-    failure: Option<Box<CloseReason>>,
-    /// The error of a write during a read, until a flush returns it.
-    write_error: Option<io::Error>,
-    /// Time of the last progress of the output.
-    pub(super) progress: Stamp,
     /// True if output was queued in an empty queue, or was written, since the last call of `stamp`.
     pub(super) has_progress: bool,
     /// True if `incoming` may contain a complete record.
@@ -82,9 +76,6 @@ impl TlsFilter {
             wire: WireCounts::starting_at(written, read),
             server_name: None,
             held: None,
-            failure: None,
-            write_error: None,
-            progress: Stamp::default(),
             has_progress: false,
             has_records: true,
             is_peer_closed: false,
@@ -122,14 +113,14 @@ impl TlsFilter {
                 pool.put(std::mem::take(buf));
             }
         }
-        if is_empty {
+        if is_empty && held.failure.is_none() && held.write_error.is_none() {
             self.held = None;
         }
     }
 
     fn fail(&mut self, reason: CloseReason) {
         self.has_records = false;
-        self.failure = Some(Box::new(reason));
+        self.held().failure = Some(reason);
     }
 
     /// Handles a FIN without a `close_notify` before it.
@@ -141,7 +132,12 @@ impl TlsFilter {
 
     /// Returns the reason for which the session has ended. Further reads then discard the input.
     pub(super) fn take_failure(&mut self) -> Option<CloseReason> {
-        self.failure.take().map(|reason| *reason)
+        self.held.as_mut()?.failure.take()
+    }
+
+    fn has_failure(&self) -> bool {
+        let held = self.held.as_deref();
+        held.is_some_and(|held| held.failure.is_some())
     }
 }
 
@@ -157,12 +153,12 @@ impl TlsFilter {
     ) -> io::Result<Handshake> {
         let is_blocked = self.has_output();
         self.process_held(pool);
-        if !is_blocked && self.failure.is_none() && !self.session.is_handshaking() {
+        if !is_blocked && !self.has_failure() && !self.session.is_handshaking() {
             self.is_held_back = self.has_output();
             return Ok(Handshake::Done);
         }
         self.flush_between_reads(stream, pool);
-        if self.failure.is_some() {
+        if self.has_failure() {
             return Err(io::ErrorKind::InvalidData.into());
         }
         if !self.session.is_handshaking() {
@@ -178,8 +174,9 @@ impl TlsFilter {
 
     /// Returns true if a read returns bytes or an error without input from the socket.
     pub(crate) fn has_input(&self) -> bool {
-        let has_bytes = |held: &Held| !(held.plaintext.is_empty() && held.incoming.is_empty());
-        self.failure.is_some() || self.held.as_deref().is_some_and(has_bytes)
+        self.held.as_deref().is_some_and(|held| {
+            !held.plaintext.is_empty() || !held.incoming.is_empty() || held.failure.is_some()
+        })
     }
 
     /// Reads plaintext: at most one read of the socket.
@@ -193,7 +190,7 @@ impl TlsFilter {
         if held.is_some_and(|held| !held.plaintext.is_empty()) {
             return Ok(self.take_plaintext(spare, false, pool));
         }
-        if self.failure.is_some() {
+        if self.has_failure() {
             return Err(io::ErrorKind::InvalidData.into());
         }
         if self.has_failed {
@@ -264,7 +261,7 @@ impl TlsFilter {
         }
         self.keep(&spare[at..end], outgoing, pool);
         if plain_len > 0 {
-            let emptied = emptied && self.failure.is_none() && !self.is_peer_closed;
+            let emptied = emptied && !self.has_failure() && !self.is_peer_closed;
             let len = plain_len;
             return Ok(Filtered::Bytes { len, emptied });
         }
@@ -305,7 +302,7 @@ impl TlsFilter {
 
     /// Returns the result of a read whose `len` bytes contain no plaintext.
     fn without_plaintext(&self, len: usize, emptied: bool) -> io::Result<Filtered> {
-        if self.failure.is_some() {
+        if self.has_failure() {
             return Err(io::ErrorKind::InvalidData.into());
         }
         if self.is_peer_closed {
@@ -321,7 +318,7 @@ impl TlsFilter {
         spare[..len].copy_from_slice(&plaintext.bytes()[..len]);
         plaintext.consume(len);
         let is_left = !plaintext.is_empty();
-        let is_over = self.failure.is_some() || self.is_peer_closed;
+        let is_over = self.has_failure() || self.is_peer_closed;
         let emptied = emptied && !is_left && !self.has_records && !is_over;
         self.settle(pool);
         Filtered::Bytes { len, emptied }
@@ -351,17 +348,21 @@ impl TlsFilter {
         if !self.has_records {
             return;
         }
-        let mut held = self.held.take().unwrap_or_default();
+        let held = self.held();
+        let mut incoming = std::mem::take(&mut held.incoming);
+        let mut plaintext = std::mem::take(&mut held.plaintext);
+        let mut outgoing = std::mem::take(&mut held.outgoing);
         if self.session.is_handshaking() {
             // A buffer that does not come from the pool would make the pool larger.
-            reserve(&mut held.outgoing, READ_LEN, pool);
+            reserve(&mut outgoing, READ_LEN, pool);
         }
-        let outgoing_capacity = held.outgoing.capacity();
-        let mut take = |bytes: &[u8]| append(&mut held.plaintext, bytes, pool);
-        let len = self.process(held.incoming.bytes_mut(), &mut take, &mut held.outgoing);
-        held.incoming.consume(len);
-        pool.count(outgoing_capacity, held.outgoing.capacity());
-        self.held = Some(held);
+        let outgoing_capacity = outgoing.capacity();
+        let mut take = |bytes: &[u8]| append(&mut plaintext, bytes, pool);
+        let len = self.process(incoming.bytes_mut(), &mut take, &mut outgoing);
+        incoming.consume(len);
+        pool.count(outgoing_capacity, outgoing.capacity());
+        let held = self.held();
+        (held.incoming, held.plaintext, held.outgoing) = (incoming, plaintext, outgoing);
     }
 
     /// Processes records. Stores a failure or the end of the peer's stream. Returns the number of
@@ -372,7 +373,6 @@ impl TlsFilter {
         plain: &mut dyn FnMut(&[u8]),
         outgoing: &mut Buf,
     ) -> usize {
-        let was_handshaking = self.session.is_handshaking();
         let output_len = outgoing.len();
         let input_len = input.len();
         let consumed = match self.session.process(input, plain, outgoing) {
@@ -394,9 +394,6 @@ impl TlsFilter {
                 input_len
             }
         };
-        if was_handshaking && let Some(name) = self.session.take_server_name() {
-            self.server_name = Some(name);
-        }
         self.log_sent(output_len, outgoing, 0);
         self.has_progress |= output_len == 0 && !outgoing.is_empty();
         consumed
@@ -428,7 +425,7 @@ impl TlsFilter {
             match self.write_records(stream, records, pool) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if accepted > WRITE_LEN_MAX => {
-                    self.write_error = Some(error);
+                    self.held().write_error = Some(error);
                     break;
                 }
                 Err(error) => {
@@ -514,11 +511,11 @@ impl TlsFilter {
     /// Writes output during a read. If the write fails, all output is discarded and the read
     /// continues.
     fn flush_between_reads(&mut self, stream: &mut Stream, pool: &mut Pool) {
-        if self.write_error.is_none()
+        if !self.has_write_error()
             && let Err(error) = self.flush(stream, pool)
             && error.kind() != io::ErrorKind::WouldBlock
         {
-            self.write_error = Some(error);
+            self.held().write_error = Some(error);
             self.end_output(pool);
         }
     }
@@ -526,12 +523,12 @@ impl TlsFilter {
     /// Writes all queued records. Fails with `WouldBlock` if the socket does not take all of them.
     pub(super) fn flush(&mut self, stream: &mut Stream, pool: &mut Pool) -> io::Result<()> {
         self.is_held_back = false;
-        if let Some(error) = self.write_error.take() {
-            return Err(error);
-        }
         let Some(held) = &mut self.held else {
             return Ok(());
         };
+        if let Some(error) = held.write_error.take() {
+            return Err(error);
+        }
         if self.is_output_over {
             held.outgoing.clear();
             held.sent.clear();
@@ -603,7 +600,8 @@ impl TlsFilter {
 
     /// Returns true if a write failed during a read. The next flush returns the error.
     pub(super) fn has_write_error(&self) -> bool {
-        self.write_error.is_some()
+        let held = self.held.as_deref();
+        held.is_some_and(|held| held.write_error.is_some())
     }
 
     /// Returns false: no read waits for a write.

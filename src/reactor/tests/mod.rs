@@ -473,7 +473,7 @@ fn open_connection_keeps_no_connect_state() {
     }
     let open = reactor.engine.conn(conn.0).expect("the connection is open");
     assert!(
-        open.extras.is_none(),
+        open.extras_ref().is_none(),
         "the open connection keeps extra state: {open:?}"
     );
     assert_eq!(

@@ -27,7 +27,7 @@ fn settle(reactor: &mut Reactor<Recorder>) {
 /// A rustls session over a simulated connection to a reactor.
 pub(super) struct TlsPeer {
     pub(super) reactor: Reactor<Recorder>,
-    peer: SimPeer,
+    pub(super) peer: SimPeer,
     pub(super) session: Connection,
     /// Number of bytes sent so far.
     sent: usize,
@@ -35,7 +35,7 @@ pub(super) struct TlsPeer {
 
 impl TlsPeer {
     /// Connects a client to a TLS listener of a reactor.
-    fn client(version: &'static SupportedProtocolVersion) -> Self {
+    pub(super) fn client(version: &'static SupportedProtocolVersion) -> Self {
         let world = World::new(0);
         let mut reactor =
             Reactor::with_os(Recorder::default(), Config::default(), world.os()).expect("it opens");

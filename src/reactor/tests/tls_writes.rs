@@ -1,5 +1,10 @@
 //! Output of TLS connections: it is written at once, and not only after an event.
 
+use std::io::Write;
+
+use rustls::Connection;
+use rustls::version::TLS13;
+
 use super::tls_cuts::TlsPeer;
 use super::tls_peer::VERSIONS;
 use super::*;
@@ -36,4 +41,44 @@ fn tls_output_is_written_without_a_writable_event() {
 fn has_ended(peer: &mut TlsPeer) -> bool {
     let state = peer.session.process_new_packets();
     state.expect("valid records").peer_has_closed()
+}
+
+/// Returns the number of session tickets that a client has received.
+fn tickets(client: &TlsPeer) -> u32 {
+    match &client.session {
+        Connection::Client(session) => session.tls13_tickets_received(),
+        Connection::Server(_) => 0,
+    }
+}
+
+/// Completes the handshake of a client, apart from the last flight of the client.
+fn client() -> TlsPeer {
+    let mut client = TlsPeer::client(&TLS13);
+    client.shake(&[]);
+    client
+}
+
+/// The client's last flight and its first request arrive together, so the server's tickets and its
+/// reply leave together.
+#[test]
+fn tickets_and_the_first_reply_share_a_write() {
+    let mut client = client();
+    let mut writer = client.session.writer();
+    writer.write_all(b"\x01a").expect("memory can be written");
+    let before = client.peer.faults().calls().writes;
+    client.send(&[]);
+    assert_eq!(client.peer.faults().calls().writes - before, 1);
+    assert_eq!(client.receive(), b"\x01a");
+    assert_eq!(tickets(&client), 2);
+}
+
+/// The server has nothing to send, so its tickets leave at the end of the turn.
+#[test]
+fn tickets_leave_without_a_reply() {
+    let mut client = client();
+    let before = client.peer.faults().calls().writes;
+    client.send(&[]);
+    assert_eq!(client.peer.faults().calls().writes - before, 1);
+    client.receive();
+    assert_eq!(tickets(&client), 2);
 }
