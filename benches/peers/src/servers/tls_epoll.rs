@@ -172,6 +172,9 @@ impl Connection {
                 let state = state.map_err(io::Error::other)?;
                 self.take_plaintext(state.plaintext_bytes_to_read(), output)?;
                 if state.peer_has_closed() {
+                    // Each side must send this alert before it closes (RFC 8446, 6.1). `serve`
+                    // writes it.
+                    self.session.send_close_notify();
                     return Ok(false);
                 }
             }
