@@ -7,6 +7,7 @@
 
 use std::mem;
 
+use super::transport::unwritten_len;
 use super::{Connection, Engine};
 use crate::codec::{Framing, Kind};
 use crate::conn::{Assembler, State, Watermark};
@@ -251,7 +252,9 @@ impl Engine {
     /// Returns the number of bytes that `send` accepted and that neither the kernel nor a filter
     /// has taken.
     pub(crate) fn queued_bytes(&self, token: Token) -> Result<usize, Gone> {
-        Ok(self.conn(token)?.queued_bytes() + self.active.batched_bytes(token))
+        let conn = self.conn(token)?;
+        let batched = self.active.batched_bytes(token);
+        Ok(conn.queued_bytes() + unwritten_len(conn) + batched)
     }
 
     /// Ends a connection whose callback panicked. Its session and the output of this dispatch are

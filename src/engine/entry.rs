@@ -390,11 +390,12 @@ impl Connection {
 
     /// Returns the statistics of the connection, without the counts of a dispatch in progress.
     pub(crate) fn stats(&self, callback_time: Duration) -> ConnStats {
+        let unwritten = super::transport::unwritten_len(self);
         let reads_high = self.extras_ref().map_or(0, |extras| extras.reads_high);
         ConnStats {
             reads: u64::from(reads_high) << 32 | u64::from(self.reads_low),
             read_bytes: self.counts.read_bytes,
-            written_bytes: self.counts.written_bytes,
+            written_bytes: self.counts.written_bytes.saturating_sub(unwritten as u64),
             frames_in: self.counts.frames_in,
             frames_out: self.counts.frames_out,
             callback_time,

@@ -16,7 +16,7 @@ use super::recording::record_filter;
 use super::telemetry::Telemetry;
 use super::transport::{
     begin_end, continue_read, discard_filter_output, drain, flush_filter, has_filter_output,
-    stamp_filter,
+    stamp_filter, unwritten_len,
 };
 use super::{Connection, Engine, Entry};
 use crate::codec::{Framing, Out};
@@ -252,7 +252,7 @@ impl Engine {
         match result {
             Ok(len) if len == batch.len() => {
                 batch.clear();
-                let watermark = conn.state.at_low();
+                let watermark = watermark_after_write(conn, &self.config);
                 if continue_read(conn) {
                     self.queue(token);
                 }
@@ -322,7 +322,7 @@ impl Engine {
         }
         let queued = conn.queued_bytes();
         let watermark = match queued <= conn.limits(&self.config).write_low_bytes {
-            true => conn.state.at_low(),
+            true => watermark_after_write(conn, &self.config),
             false => Watermark::Unchanged,
         };
         let read_continues = continue_read(conn);
@@ -402,6 +402,17 @@ impl Engine {
     }
 }
 
+/// Records that the write queue is at or below the low watermark, unless the output that the filter
+/// holds is above it.
+fn watermark_after_write(conn: &mut Connection, config: &Config) -> Watermark {
+    if has_filter_output(conn)
+        && conn.queued_bytes() + unwritten_len(conn) > conn.limits(config).write_low_bytes
+    {
+        return Watermark::Unchanged;
+    }
+    conn.state.at_low()
+}
+
 /// Discards all output of a connection, including that of its filter. Returns the number of
 /// discarded bytes, counted as plaintext.
 pub(super) fn discard_output(
@@ -465,7 +476,7 @@ impl SpareQueues {
 /// bytes. Unless the queue is empty, it then counts as above the high watermark, so that
 /// `on_drained` reports when to send again.
 pub(super) fn queue_full(conn: &mut Connection, queued: usize) -> SendError {
-    if queued > 0 {
+    if queued + unwritten_len(conn) > 0 {
         conn.state.above_high();
     }
     SendError::Full

@@ -287,6 +287,12 @@ pub(in crate::engine) fn has_filter_output(conn: &Connection) -> bool {
         .is_some_and(|filter| of_any_filter!(filter, it => it.has_output()))
 }
 
+/// Returns the length of the plaintext that the filter accepted and that the socket has not taken.
+pub(in crate::engine) fn unwritten_len(conn: &Connection) -> usize {
+    conn.filter()
+        .map_or(0, |filter| of_any_filter!(filter, it => it.unwritten_len()))
+}
+
 /// Returns true if the filter holds output until the end of the turn, to join it with more output.
 pub(in crate::engine) fn is_held_back(conn: &Connection) -> bool {
     conn.filter()

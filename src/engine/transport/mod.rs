@@ -47,7 +47,7 @@ pub(crate) use filter::Filter;
 pub(crate) use filter::xor_filter_of;
 pub(super) use filter::{
     continue_read, direct_len_min, has_filter, has_filter_output, has_write_error, held_bytes,
-    stamp_filter, take_failure, take_wire_events,
+    stamp_filter, take_failure, take_wire_events, unwritten_len,
 };
 #[cfg(feature = "tls")]
 pub(super) use filter::{handshake, set_server_name, tls_filter_of};

@@ -69,6 +69,11 @@ pub(in crate::engine) fn has_filter_output(_: &Connection) -> bool {
     false
 }
 
+/// Returns the length of the plaintext that the filter accepted and that the socket has not taken.
+pub(in crate::engine) fn unwritten_len(_: &Connection) -> usize {
+    0
+}
+
 /// Returns true if the filter holds output until the end of the turn.
 pub(super) fn is_held_back(_: &Connection) -> bool {
     false

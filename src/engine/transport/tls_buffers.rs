@@ -59,6 +59,12 @@ pub(super) struct Held {
 
 /// Progress of the output.
 impl TlsFilter {
+    /// Returns the length of the plaintext of the records that the socket has not taken completely.
+    pub(super) fn unwritten_len(&self) -> usize {
+        let sent = self.held.iter().flat_map(|held| &held.sent);
+        sent.map(|(_, plain_len)| plain_len).sum()
+    }
+
     /// Returns true if the output made progress since the last call, and then stores `now` as the
     /// time of the last progress.
     pub(super) fn stamp(&mut self, now: Stamp) -> bool {
@@ -97,6 +103,11 @@ impl TlsFilter {
         if unprocessed.is_empty() || !self.session.is_handshaking() {
             self.wire
                 .start_log(encrypted, taken + untaken as u64, unprocessed);
+        }
+        if self.is_held_back()
+            && let Some(held) = self.held.as_deref()
+        {
+            self.wire.log_sent(0, held.outgoing.bytes(), 0);
         }
     }
 

@@ -263,6 +263,11 @@ impl XorFilter {
         !self.outgoing.is_empty()
     }
 
+    /// Returns 0: the plaintext of the output is not counted.
+    pub(super) fn unwritten_len(&self) -> usize {
+        0
+    }
+
     /// Returns false: all output is written at once.
     pub(super) fn is_held_back(&self) -> bool {
         false
