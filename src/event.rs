@@ -164,6 +164,9 @@ pub enum CloseReason {
     /// The TLS session failed: the peer violated the protocol, or a certificate was not accepted.
     /// This side has sent the alert, unless the peer sent one. If
     /// [`on_open`](crate::Handler::on_open) was not called, the handshake failed.
+    ///
+    /// The alert is the last record of the session. So output that was not written before it is
+    /// lost, also the replies to frames that arrived in the same read.
     #[cfg(feature = "tls")]
     Tls(TlsError),
     /// The peer ended its side without a TLS `close_notify`, so later bytes may be missing: an
