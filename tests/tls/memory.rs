@@ -31,8 +31,7 @@ fn config_without_resumption() -> Arc<ServerConfig> {
     Arc::new(config)
 }
 
-/// Returns a client that never resumes a session. A client that resumes would use the tickets of other
-/// tests.
+/// Returns a client that never resumes a session. Otherwise it would use tickets of other tests.
 fn client() -> ClientConnection {
     let mut config = (*client_config()).clone();
     config.resumption = Resumption::disabled();

@@ -57,8 +57,26 @@ pub(super) struct Held {
     pub(super) write_error: Option<io::Error>,
 }
 
-/// Progress of the output.
+/// State of the output.
 impl TlsFilter {
+    /// Returns true if the filter holds output that the socket has not taken. Output that is held
+    /// back does not count, because it waits for no event.
+    pub(super) fn has_output(&self) -> bool {
+        let held = self.held.as_deref();
+        !self.is_held_back && held.is_some_and(|held| !held.outgoing.is_empty())
+    }
+
+    /// Returns true if the filter holds output until the end of the turn, to join it with more.
+    pub(super) fn is_held_back(&self) -> bool {
+        self.is_held_back
+    }
+
+    /// Returns true if a write failed during a read. The next flush returns the error.
+    pub(super) fn has_write_error(&self) -> bool {
+        let held = self.held.as_deref();
+        held.is_some_and(|held| held.write_error.is_some())
+    }
+
     /// Returns the length of the plaintext of the records that the socket has not taken completely.
     pub(super) fn unwritten_len(&self) -> usize {
         let sent = self.held.iter().flat_map(|held| &held.sent);

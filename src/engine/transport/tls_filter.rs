@@ -57,9 +57,10 @@ pub(crate) struct TlsFilter {
     is_notified: bool,
     /// True if the FIN was sent or a write failed: all further output is discarded.
     pub(super) is_output_over: bool,
-    /// True if `outgoing` holds the last records of the handshake, which no write has tried to send.
-    /// They share a write with the first output of the connection, if it has any in this turn.
-    is_held_back: bool,
+    /// True if `outgoing` holds the last records of the handshake, and no write has tried to send
+    /// them. They share a write with the first output of the connection, if there is any in this
+    /// turn.
+    pub(super) is_held_back: bool,
 }
 
 impl TlsFilter {
@@ -584,24 +585,6 @@ impl TlsFilter {
         let lost = lost.sum();
         self.settle(pool);
         lost
-    }
-
-    /// Returns true if the filter holds output that the socket has not taken. Output that is held
-    /// back does not count, because it waits for no event.
-    pub(super) fn has_output(&self) -> bool {
-        let held = self.held.as_deref();
-        !self.is_held_back && held.is_some_and(|held| !held.outgoing.is_empty())
-    }
-
-    /// Returns true if the filter holds output until the end of the turn, to join it with more.
-    pub(super) fn is_held_back(&self) -> bool {
-        self.is_held_back
-    }
-
-    /// Returns true if a write failed during a read. The next flush returns the error.
-    pub(super) fn has_write_error(&self) -> bool {
-        let held = self.held.as_deref();
-        held.is_some_and(|held| held.write_error.is_some())
     }
 
     /// Returns false: no read waits for a write.
