@@ -82,3 +82,28 @@ fn tickets_leave_without_a_reply() {
     client.receive();
     assert_eq!(tickets(&client), 2);
 }
+
+/// The socket takes a part of the first records. The records that wait count as queued.
+#[test]
+fn records_that_wait_for_the_socket_are_not_drained() {
+    let mut config = Config::default();
+    (config.write_high_bytes, config.write_low_bytes) = (20_000, 10_000);
+    let mut reactor = Transport::Tls.reactor_with(config);
+    let script = Script::new();
+    let conn = open(&mut reactor, script, Framing::raw());
+    script.then_write([
+        WriteResult::Takes(100),
+        WriteResult::Fails(ErrorKind::WouldBlock),
+    ]);
+    // The filter accepts three full records, so fewer bytes than the low watermark are left.
+    let payload = [7; 55_000];
+    let sent = reactor.with(|_, cx| cx.send(conn, payload));
+    assert!(matches!(sent, Ok(Sent::AboveHigh)), "{sent:?}");
+    turn(&mut reactor);
+    assert_eq!(reactor.handler.drains, 0);
+    let queued = reactor.with(|_, cx| cx.queued_bytes(conn));
+    assert_eq!(queued, Ok(payload.len()));
+    event(&mut reactor, conn, Ready::WRITABLE);
+    assert_eq!(reactor.handler.drains, 1);
+    assert_eq!(reactor.with(|_, cx| cx.queued_bytes(conn)), Ok(0));
+}
