@@ -2,11 +2,14 @@
 //! many clean and truncated ends.
 
 use std::io::{Read, Write};
+use std::sync::Arc;
 
-use rustls::{Connection, SupportedProtocolVersion};
+use rustls::client::Resumption;
+use rustls::{ClientConfig, Connection, SupportedProtocolVersion};
 
 use super::tls_peer::{
-    VERSIONS, client_session, connect_options, listen_options, peer_of, server_session,
+    VERSIONS, client_config, client_session, connect_options, listen_options, peer_of,
+    server_session,
 };
 use super::*;
 use crate::os::sim::SimPeer;
@@ -35,7 +38,10 @@ pub(super) struct TlsPeer {
 
 impl TlsPeer {
     /// Connects a client to a TLS listener of a reactor.
-    pub(super) fn client(version: &'static SupportedProtocolVersion) -> Self {
+    pub(super) fn client(
+        version: &'static SupportedProtocolVersion,
+        config: Arc<ClientConfig>,
+    ) -> Self {
         let world = World::new(0);
         let mut reactor =
             Reactor::with_os(Recorder::default(), Config::default(), world.os()).expect("it opens");
@@ -48,7 +54,7 @@ impl TlsPeer {
         Self {
             reactor,
             peer,
-            session: client_session(version).into(),
+            session: client_session(config).into(),
             sent: 0,
         }
     }
@@ -142,17 +148,27 @@ impl TlsPeer {
     }
 }
 
-/// The bytes of a client: its part of the handshake, its records and its `close_notify`.
+/// The bytes of a client: its part of a full or resumed handshake, its records and its
+/// `close_notify`.
 #[test]
 fn session_is_the_same_for_every_cut_of_its_bytes() {
     for version in VERSIONS {
-        let len = TlsPeer::client(version).run(&[]);
-        for cut in 1..len {
-            assert_eq!(TlsPeer::client(version).run(&[cut]), len);
-        }
-        // Each byte on its own.
-        let all: Vec<usize> = (1..len).collect();
-        TlsPeer::client(version).run(&all);
+        let resumptions = [Resumption::disabled(), Resumption::in_memory_sessions(8)];
+        let lens = resumptions.map(|resumption| {
+            let config = client_config(version, resumption);
+            let run = |cuts: &[usize]| TlsPeer::client(version, config.clone()).run(cuts);
+            // All sessions after the first one are resumed, if resumption is enabled.
+            run(&[]);
+            let len = run(&[]);
+            for cut in 1..len {
+                assert_eq!(run(&[cut]), len);
+            }
+            // Each byte on its own.
+            let all: Vec<usize> = (1..len).collect();
+            run(&all);
+            len
+        });
+        assert_ne!(lens[0], lens[1], "a resumed handshake has another length");
     }
 }
 
@@ -170,15 +186,18 @@ fn session_is_the_same_for_every_cut_of_a_server() {
     }
 }
 
-/// All pairs in an optimised build: about 100,000. Otherwise a sample of them.
+/// All pairs in an optimised build: about 100,000. Otherwise a sample of them. The handshakes are
+/// full.
 #[test]
 fn session_is_the_same_for_pairs_of_cuts() {
     const STEP: usize = if cfg!(debug_assertions) { 331 } else { 1 };
     for version in VERSIONS {
-        let len = TlsPeer::client(version).run(&[]);
+        let config = client_config(version, Resumption::disabled());
+        let run = |cuts: &[usize]| TlsPeer::client(version, config.clone()).run(cuts);
+        let len = run(&[]);
         let pairs = (1..len).flat_map(|first| (first + 1..len).map(move |second| [first, second]));
         for cuts in pairs.step_by(STEP) {
-            assert_eq!(TlsPeer::client(version).run(&cuts), len);
+            assert_eq!(run(&cuts), len);
         }
     }
 }

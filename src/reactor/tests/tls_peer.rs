@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 
 use rcgen::CertifiedKey;
+use rustls::client::Resumption;
 use rustls::pki_types::{PrivateKeyDer, ServerName};
 use rustls::{
     ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection,
@@ -89,11 +90,23 @@ pub(in crate::reactor) fn listen_options(
     ListenOptions::new().tls(configs(version).0)
 }
 
-/// Returns the options of a TLS connect with a protocol version.
+/// Returns the configuration of a client with its own sessions. The configuration of the other
+/// tests is shared: whether it resumes a session depends on the tests before.
+pub(in crate::reactor) fn client_config(
+    version: &'static SupportedProtocolVersion,
+    resumption: Resumption,
+) -> Arc<ClientConfig> {
+    let mut config = ClientConfig::clone(&configs(version).1);
+    config.resumption = resumption;
+    Arc::new(config)
+}
+
+/// Returns the options of a TLS connect with a protocol version, for full handshakes.
 pub(in crate::reactor) fn connect_options(
     version: &'static SupportedProtocolVersion,
 ) -> ConnectOptions {
-    ConnectOptions::new().tls(configs(version).1, server_name())
+    let config = client_config(version, Resumption::disabled());
+    ConnectOptions::new().tls(config, server_name())
 }
 
 fn server_name() -> ServerName<'static> {
@@ -101,10 +114,8 @@ fn server_name() -> ServerName<'static> {
 }
 
 /// Returns a session of a client whose handshake has not begun.
-pub(in crate::reactor) fn client_session(
-    version: &'static SupportedProtocolVersion,
-) -> ClientConnection {
-    let session = ClientConnection::new(configs(version).1, server_name());
+pub(in crate::reactor) fn client_session(config: Arc<ClientConfig>) -> ClientConnection {
+    let session = ClientConnection::new(config, server_name());
     let mut session = session.expect("the configuration is valid");
     session.set_buffer_limit(None);
     session
@@ -126,7 +137,7 @@ impl Pair {
         let server = TlsServer::new(&server_config()).expect("early data is off");
         let mut server = TlsSession::server(&server).expect("the configuration is valid");
         let mut peer = MemoryPeer {
-            session: client_session(VERSIONS[0]),
+            session: client_session(configs(VERSIONS[0]).1),
             received: Vec::new(),
             wire_len: 0,
         };

@@ -3,10 +3,11 @@
 use std::io::Write;
 
 use rustls::Connection;
+use rustls::client::Resumption;
 use rustls::version::TLS13;
 
 use super::tls_cuts::TlsPeer;
-use super::tls_peer::VERSIONS;
+use super::tls_peer::{VERSIONS, client_config};
 use super::*;
 
 /// The poll reports a change to writable, and a new socket is writable from the start. So after the
@@ -53,7 +54,8 @@ fn tickets(client: &TlsPeer) -> u32 {
 
 /// Completes the handshake of a client, apart from the last flight of the client.
 fn client() -> TlsPeer {
-    let mut client = TlsPeer::client(&TLS13);
+    let config = client_config(&TLS13, Resumption::in_memory_sessions(8));
+    let mut client = TlsPeer::client(&TLS13, config);
     client.shake(&[]);
     client
 }
