@@ -12,15 +12,15 @@ mod cli;
 #[path = "support/tls.rs"]
 mod tls;
 
-use std::collections::VecDeque;
 use std::io::{self, BufRead, Write};
 use std::process::ExitCode;
+use std::sync::mpsc::{self, Receiver, SyncSender, TryRecvError};
 use std::thread;
 use std::time::Duration;
 
 use unstick::{
     Backoff, CloseReason, Closed, ConnId, ConnectOptions, Context, Framing, Handler, Origin,
-    PostError, Reactor, Reconnect, Remote, TimerId,
+    Reactor, Reconnect, Remote, SendError, TimerId,
 };
 
 const HELP: &str = "\
@@ -33,31 +33,50 @@ Usage: client [ADDR] [--tls FILE]
   --help      print this help
 
 Sends each line of standard input, and prints each received line. At the end of the
-input, the client ends within a second.";
+input, the client sends the waiting lines and ends.";
 
-/// Maximum number of lines kept while there is no connection. If there are more lines, the oldest
-/// ones are dropped.
-const UNSENT_MAX: usize = 100;
+/// Maximum number of lines that wait to be sent. The client then stops reading its input.
+const WAITING_MAX: usize = 100;
+
+/// Maximum time that the client waits, at its end, for the server to read the sent lines and close.
+const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(10);
+
+/// A line of the input, or the error that ended the input.
+type Input = io::Result<Vec<u8>>;
 
 struct Client {
     server: Reconnect<String>,
     is_open: bool,
-    /// Lines to send when the next connection is open, oldest first.
-    unsent: VecDeque<String>,
+    input: Receiver<Input>,
+    /// The line to send next, if the connection did not accept it.
+    unsent: Option<Vec<u8>>,
     /// The error that ended the client.
     error: Option<CloseReason>,
 }
 
 impl Client {
-    /// Sends a line, or keeps it for the next connection. Does not send during a connect: if the
-    /// connect failed, the line would be lost.
-    fn send(&mut self, cx: &mut Context<'_, Self>, line: String) {
-        match self.server.conn().filter(|_| self.is_open) {
-            Some(conn) if cx.send(conn, line.as_bytes()).is_ok() => {}
-            _ => {
-                self.unsent.push_back(line);
-                if self.unsent.len() > UNSENT_MAX {
-                    self.unsent.pop_front();
+    /// Sends the waiting lines in their order, and shuts down after the last line of the input.
+    /// Does not send during a connect: if the connect failed, the line would be lost.
+    fn send_lines(&mut self, cx: &mut Context<'_, Self>) {
+        loop {
+            let next = self.unsent.take().map(|line| Ok(Ok(line)));
+            let line = match next.unwrap_or_else(|| self.input.try_recv()) {
+                Ok(Ok(line)) => line,
+                Ok(Err(error)) => {
+                    self.error = Some(CloseReason::Io(error));
+                    return cx.stop();
+                }
+                Err(TryRecvError::Empty) => return,
+                Err(TryRecvError::Disconnected) => return cx.shutdown(SHUTDOWN_DEADLINE),
+            };
+            let conn = self.server.conn().filter(|_| self.is_open);
+            match conn.map(|conn| cx.send(conn, &line)) {
+                Some(Ok(_)) => {}
+                Some(Err(SendError::Frame(error))) => eprintln!("a line is not sent: {error}"),
+                // `on_open` or `on_drained` sends the line.
+                Some(Err(_)) | None => {
+                    self.unsent = Some(line);
+                    return;
                 }
             }
         }
@@ -70,9 +89,11 @@ impl Handler for Client {
     fn on_open(&mut self, cx: &mut Context<'_, Self>, _: ConnId, _: &mut (), _: Origin) {
         eprintln!("connected");
         self.is_open = true;
-        for line in std::mem::take(&mut self.unsent) {
-            self.send(cx, line);
-        }
+        self.send_lines(cx);
+    }
+
+    fn on_drained(&mut self, cx: &mut Context<'_, Self>, _: ConnId, _: &mut ()) {
+        self.send_lines(cx);
     }
 
     fn on_frame(&mut self, cx: &mut Context<'_, Self>, _: ConnId, _: &mut (), frame: &[u8]) {
@@ -84,6 +105,9 @@ impl Handler for Client {
 
     fn on_close(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: (), closed: Closed) {
         self.is_open = false;
+        if closed.unsent_bytes > 0 {
+            eprintln!("lost {} bytes that were not sent", closed.unsent_bytes);
+        }
         match self.server.on_close(cx, conn, &closed) {
             Some(delay) => eprintln!(
                 "{}; connecting again in {} ms",
@@ -104,17 +128,21 @@ impl Handler for Client {
     }
 }
 
-/// Reads standard input and posts each line to the reactor. Runs in its own thread, because
-/// reading standard input blocks.
-fn read_lines(remote: &Remote<Client>) -> io::Result<()> {
-    for line in io::stdin().lock().lines() {
-        let line = line?;
-        let send = move |client: &mut Client, cx: &mut Context<'_, Client>| client.send(cx, line);
-        if let Err(PostError::Closed(_)) = remote.post(send) {
-            break;
+/// Passes each line of standard input to the reactor. Runs in its own thread, because reading
+/// standard input blocks.
+fn read_lines(lines: SyncSender<Input>, remote: &Remote<Client>) {
+    // If the queue of posts is full, an earlier post sends the line.
+    let wake = || drop(remote.post(Client::send_lines));
+    for line in io::stdin().lock().split(b'\n') {
+        let line = line.map(|line| line.strip_suffix(b"\r").unwrap_or(&line).to_vec());
+        // Waits while the channel is full. Fails if the client has ended.
+        if lines.send(line).is_err() {
+            return;
         }
+        wake();
     }
-    remote.shutdown(Duration::from_secs(1))
+    drop(lines); // the end of the input
+    wake();
 }
 
 /// Returns the address of the server, and the file of trusted certificates if TLS is wanted.
@@ -142,16 +170,18 @@ fn main() -> ExitCode {
             options = options.tls(config, name);
         }
         let backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+        let (lines, input) = mpsc::sync_channel(WAITING_MAX);
         let mut reactor = Reactor::new(Client {
             server: Reconnect::new(addr.clone(), Framing::line(), backoff).options(options),
             is_open: false,
-            unsent: VecDeque::new(),
+            input,
+            unsent: None,
             error: None,
         })?;
         reactor.shutdown_on_signals(Duration::from_secs(1))?;
         reactor.with(|client, cx| client.server.open(cx, ()));
         let remote = reactor.remote();
-        thread::spawn(move || read_lines(&remote));
+        thread::spawn(move || read_lines(lines, &remote));
         reactor.run()?;
         match reactor.into_handler().error {
             Some(CloseReason::ConnectFailed(error)) => Err(cli::at("connect to", addr, &error)),

@@ -37,10 +37,11 @@ Usage: echo [--tcp ADDR] [--udp ADDR] [--framing NAME] [--frame-len-max BYTES]
                          four bytes, most significant byte first)
   --frame-len-max BYTES  maximum length of a message (default 1048576)
   --memory-max BYTES     memory for the messages of all clients together (default
-                         268435456); clients that use too much are disconnected
+                         268435456, at least 65536); clients that use too much are
+                         disconnected
   --tls CERT KEY         encrypt TCP with TLS: PEM files of the certificate and its key
-  --tls-self-signed FILE encrypt TCP with a new certificate for localhost and
-                         127.0.0.1, which is written to FILE for the clients
+  --tls-self-signed FILE encrypt TCP with a new certificate for localhost, 127.0.0.1
+                         and ::1, which is written to FILE for the clients
   --help                 print this help
 
 The server disconnects a client that sends nothing for 60 s, that needs more than 30 s
@@ -57,8 +58,8 @@ const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(3);
 const USER_PORT_MIN: u16 = 1024;
 
 struct Echo {
-    /// Local address of the UDP socket; `None` if there is no UDP socket.
-    udp_addr: Option<SocketAddr>,
+    /// Port of the UDP socket; `None` if there is no UDP socket.
+    udp_port: Option<u16>,
 }
 
 impl Handler for Echo {
@@ -105,7 +106,7 @@ impl Echo {
     /// This check does not recognise an echo service on any other port. A protocol without this
     /// weakness marks each reply, and never replies to a reply.
     fn reply_may_loop(&self, from: SocketAddr) -> bool {
-        from.port() < USER_PORT_MIN || self.udp_addr.is_some_and(|own| own.port() == from.port())
+        from.port() < USER_PORT_MIN || self.udp_port == Some(from.port())
     }
 }
 
@@ -121,7 +122,7 @@ fn main() -> ExitCode {
     cli::run("echo", HELP, |args| {
         let options = parse_options(args)?;
         let config = Config::for_public_server(options.memory_max);
-        let mut reactor = Reactor::with_config(Echo { udp_addr: None }, config)?;
+        let mut reactor = Reactor::with_config(Echo { udp_port: None }, config)?;
         // Handle signals before printing `listening`: a script that waits for this line may end
         // the server at once.
         reactor.shutdown_on_signals(SHUTDOWN_DEADLINE)?;
@@ -131,8 +132,8 @@ fn main() -> ExitCode {
         }
         if let Some(addr) = options.udp {
             let socket = cli::bind_udp(&mut reactor, &addr)?;
-            let addr = reactor.local_inet_addr(socket)?;
-            reactor.handler_mut().udp_addr = Some(addr);
+            let port = reactor.local_inet_addr(socket)?.port();
+            reactor.handler_mut().udp_port = Some(port);
         }
         reactor.run()?;
         Ok(print_totals(&reactor.stats())?)
@@ -182,6 +183,11 @@ fn parse_options(mut args: lexopt::Parser) -> Result<Options, cli::Failure> {
             }
             arg => return Err(cli::unexpected(arg)),
         }
+    }
+    let memory_min = Config::new().write_low_bytes;
+    if memory_max < memory_min {
+        let message = format!("--memory-max must be at least {memory_min}");
+        return Err(cli::Failure::Usage(message));
     }
     if tcp.is_none() && udp.is_none() {
         let both = "127.0.0.1:7000".to_owned();

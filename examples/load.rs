@@ -29,7 +29,7 @@ Usage: load ADDR [OPTION]...
   --help             print this help
 
 Prints the messages per second, and percentiles and a histogram of the time from send
-to echo. The exit code is 1 if a connection fails or an echo differs.";
+to echo. The exit code is 1 if a connection fails, an echo differs, or no echo arrives.";
 
 /// Number of buckets for each power of two. Each microsecond below 16 us has its own bucket. A
 /// longer latency uses one of the upper eight buckets, whose width is at most an eighth of it.
@@ -71,7 +71,7 @@ impl Histogram {
             seen += count;
             seen >= rank
         });
-        found.map_or(0, Self::end)
+        Self::end(found.expect("the rank is at most the total"))
     }
 
     /// Writes a bar for each power of two that has latencies. The first bar is below 16 us.
@@ -216,6 +216,10 @@ fn main() -> ExitCode {
             return Err(cli::Failure::Runtime(format!("{addr}: {failure}")));
         }
         let (total, latencies) = (load.latencies.total(), &load.latencies);
+        if total == 0 {
+            let message = format!("{addr}: no echo arrived within {seconds} s");
+            return Err(cli::Failure::Runtime(message));
+        }
         let mut out = io::stdout();
         writeln!(out, "{} messages per second", total / seconds)?;
         for (name, per_mille) in [("p50", 500), ("p90", 900), ("p99", 990), ("p99.9", 999)] {

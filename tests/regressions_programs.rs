@@ -9,10 +9,10 @@ mod common;
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use child::Proxy;
+use child::{Echo, Proxy};
 use common::{DEADLINE, Probe, client, refusing, reset};
 use unstick::Reactor;
 
@@ -254,4 +254,178 @@ fn closed_output_was_a_panic_of_the_echo_example() {
     assert_eq!(status.code(), Some(1), "{errors}");
     assert!(errors.starts_with("echo: "), "{errors}");
     assert_eq!(errors.lines().count(), 1, "{errors}");
+}
+
+/// A running example, killed when this value is dropped.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Both calls do nothing if the example has ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Starts the client example with pipes for its input and output.
+fn start_client(args: &[&str]) -> Running {
+    let client = Command::new(child::example("client"))
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    Running(client.expect("the client example starts"))
+}
+
+/// Writes the whole input of a client, and ends it.
+fn write_input(client: &mut Running, input: &[u8]) {
+    let mut stdin = client.0.stdin.take().expect("the stream is piped");
+    stdin.write_all(input).expect("the client reads its input");
+}
+
+/// Accepts the client of a listener and returns all bytes that it sends.
+fn read_client(listener: &TcpListener) -> Vec<u8> {
+    // On Linux, the timeout holds for `accept` too (socket(7), "SO_RCVTIMEO").
+    socket2::SockRef::from(listener)
+        .set_read_timeout(Some(DEADLINE))
+        .expect("the timeout can be set");
+    let (mut stream, _) = listener.accept().expect("the client connects");
+    stream
+        .set_read_timeout(Some(DEADLINE))
+        .expect("the timeout can be set");
+    let mut received = Vec::new();
+    stream
+        .read_to_end(&mut received)
+        .expect("the client ends the connection");
+    received
+}
+
+// The client example ended at the end of its input, even if its lines still waited for the first
+// connection. So the lines of a pipe were lost silently.
+#[test]
+fn piped_lines_of_the_client_were_lost_before_it_connected() {
+    let (socket, addr) = refusing();
+    let mut client = start_client(&[&addr.to_string()]);
+    write_input(&mut client, b"one\r\ntwo\nthree");
+    let mut errors = BufReader::new(client.0.stderr.take().expect("the stream is piped"));
+    let mut line = String::new();
+    errors.read_line(&mut line).expect("the text is UTF-8");
+    assert!(line.contains("connecting again in"), "{line}");
+    socket.listen(1).expect("the socket is bound");
+    assert_eq!(read_client(&socket.into()), b"one\ntwo\nthree\n");
+    let status = client.0.wait().expect("the process is a child of this one");
+    assert!(status.success(), "{status}");
+}
+
+// After a line that was not UTF-8, the client example ignored its input.
+#[test]
+fn line_that_is_not_utf8_ended_the_input_of_the_client() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port is available");
+    let addr = listener.local_addr().expect("the socket is bound");
+    let mut client = start_client(&[&addr.to_string()]);
+    write_input(&mut client, b"\xff\xfe\nvalid\n");
+    assert_eq!(read_client(&listener), b"\xff\xfe\nvalid\n");
+    let status = client.0.wait().expect("the process is a child of this one");
+    assert!(status.success(), "{status}");
+}
+
+// If its write queue or its queue of posts was full, the client example dropped lines, or sent them
+// after later lines.
+#[test]
+fn fast_input_of_the_client_lost_lines() {
+    const LINE_LEN: usize = 60_000;
+    /// More than the write queue (16 MiB) and a send buffer (4 MiB by default, tcp(7)) can hold.
+    const BEFORE_READ: usize = 22_000_000;
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port is available");
+    socket2::SockRef::from(&listener)
+        .set_recv_buffer_size(131_072)
+        .expect("the buffer size can be set");
+    let addr = listener.local_addr().expect("the socket is bound");
+    let mut client = start_client(&[&addr.to_string()]);
+    let mut input = client.0.stdin.take().expect("the stream is piped");
+    let (written, is_written) = std::sync::mpsc::channel();
+    let line = |number: usize| format!("{number:>LINE_LEN$}\n");
+    let writer = std::thread::spawn(move || {
+        for number in 0..1000 {
+            let line = line(number);
+            input.write_all(line.as_bytes()).expect("the client reads");
+            if number == BEFORE_READ / LINE_LEN {
+                written.send(()).expect("the test waits");
+            }
+        }
+    });
+    is_written.recv_timeout(DEADLINE).expect("the client reads");
+    let received = read_client(&listener);
+    writer.join().expect("the writer does not panic");
+    let received = String::from_utf8(received).expect("the lines are UTF-8");
+    let numbers = received.lines().map(|line| line.trim().parse::<usize>());
+    let numbers: Vec<_> = numbers
+        .map(|number| number.expect("the line is a number"))
+        .collect();
+    assert!(numbers.iter().copied().eq(0..1000), "{numbers:?}");
+    let status = client.0.wait().expect("the process is a child of this one");
+    assert!(status.success(), "{status}");
+}
+
+// The client example took `[::1]` with its brackets as the name of a TLS server, which is invalid.
+#[test]
+fn ipv6_address_was_no_name_of_a_tls_server() {
+    if TcpListener::bind("[::1]:0").is_err() {
+        return; // this host has no IPv6
+    }
+    let pid = std::process::id();
+    let file = std::env::temp_dir().join(format!("unstick-{pid}-ipv6.pem"));
+    let file = file.to_str().expect("the path is UTF-8");
+    let args = ["--tcp", "[::1]:0", "--framing", "line", "--tls-self-signed"];
+    let echo = Echo::start(&[&args[..], &[file]].concat(), &[], None);
+    let echo = echo.expect("the server listens");
+    let mut client = start_client(&[&echo.addrs[0].to_string(), "--tls", file]);
+    let input = client.0.stdin.as_mut().expect("the stream is piped");
+    input.write_all(b"hi\n").expect("the client reads");
+    let mut output = BufReader::new(client.0.stdout.take().expect("the stream is piped"));
+    let mut line = String::new();
+    output.read_line(&mut line).expect("the text is UTF-8");
+    assert_eq!(line, "hi\n");
+    std::fs::remove_file(file).expect("the server has written the file");
+}
+
+/// Starts an example that listens. Returns the process, and the line that it prints.
+fn start_server(name: &str, args: &[&str]) -> (Running, String) {
+    let server = Command::new(child::example(name))
+        .args(args)
+        .stdout(Stdio::piped())
+        .spawn();
+    let mut server = Running(server.expect("the example starts"));
+    let stdout = server.0.stdout.take().expect("the stream is piped");
+    let mut line = String::new();
+    let read = BufReader::new(stdout).read_line(&mut line);
+    read.expect("the output is UTF-8");
+    (server, line.trim_end().to_owned())
+}
+
+// An example that listened on a Unix socket printed `listening tcp unix:PATH`.
+#[test]
+#[cfg(unix)]
+fn unix_listener_of_an_example_was_printed_as_tcp() {
+    let pid = std::process::id();
+    let path = std::env::temp_dir().join(format!("unstick-{pid}-listening.sock"));
+    let addr = format!("unix:{}", path.display());
+    let (_server, line) = start_server("chat", &[&addr]);
+    assert_eq!(line, format!("listening {addr}"));
+    std::fs::remove_file(path).expect("the server has created the socket");
+}
+
+// Without any echo, the load example printed percentiles of 1 us, and ended with success.
+#[test]
+fn load_without_an_echo_was_a_success() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port is available");
+    let addr = listener.local_addr().expect("the socket is bound");
+    let ended = Command::new(child::example("load"))
+        .args([&addr.to_string(), "--seconds", "1"])
+        .output()
+        .expect("the load example starts");
+    let errors = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(1), "{errors}");
+    assert!(errors.contains("no echo arrived"), "{errors}");
 }

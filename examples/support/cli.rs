@@ -72,8 +72,8 @@ pub(crate) fn at(action: &str, addr: impl fmt::Display, error: &io::Error) -> Fa
     }
 }
 
-/// Listens for TCP or Unix connections. Prints the line `listening tcp ADDRESS`, also for a Unix
-/// address.
+/// Listens for TCP or Unix connections. Prints the line `listening tcp HOST:PORT`, or
+/// `listening unix:PATH`.
 pub(crate) fn listen<H: Handler>(
     reactor: &mut Reactor<H>,
     addr: &str,
@@ -97,7 +97,8 @@ pub(crate) fn listen_with<H: Handler>(
     });
     let listener = opened.map_err(|error| at("listen on", addr, &error))?;
     let local = reactor.local_addr(listener)?;
-    writeln!(io::stdout(), "listening tcp {local}")?;
+    let protocol = if local.inet().is_some() { "tcp " } else { "" };
+    writeln!(io::stdout(), "listening {protocol}{local}")?;
     Ok(listener)
 }
 

@@ -42,11 +42,11 @@ pub(crate) fn server_from_files(
     server(chain, der).map_err(|error| at_file("use the certificate of", certificate, error))
 }
 
-/// Returns the configuration of a server with a new certificate for `localhost` and `127.0.0.1`.
-/// Writes the certificate to a PEM file, so that clients can trust it.
+/// Returns the configuration of a server with a new certificate for `localhost` and for the two
+/// loopback addresses. Writes the certificate to a PEM file, so that clients can trust it.
 pub(crate) fn server_self_signed(path: &str) -> Result<Arc<ServerConfig>, Failure> {
     let failed = |error: &dyn fmt::Display| at_file("create the certificate", path, error);
-    let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+    let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
     let signed = rcgen::generate_simple_self_signed(names).map_err(|error| failed(&error))?;
     std::fs::write(path, signed.cert.pem()).map_err(|error| failed(&error))?;
     let key = PrivateKeyDer::Pkcs8(signed.signing_key.serialize_der().into());
@@ -67,6 +67,7 @@ pub(crate) fn client(
     }
     let builder = ClientConfig::builder().with_root_certificates(roots);
     let host = addr.rsplit_once(':').map_or(addr, |(host, _)| host);
+    let host = host.trim_matches(['[', ']']); // the brackets of an IPv6 address
     let name = ServerName::try_from(host.to_owned());
     let name = name
         .map_err(|error| Failure::Usage(format!("{host} is not a valid server name: {error}")))?;
