@@ -404,6 +404,25 @@ fn start_server(name: &str, args: &[&str]) -> (Running, String) {
     (server, line.trim_end().to_owned())
 }
 
+// At the limit of its memory, the resp example rejected a SET, but removed the old value.
+#[test]
+fn rejected_set_of_resp_removed_the_key() {
+    let args = ["--listen", "127.0.0.1:0", "--memory-max", "100"];
+    let (_server, line) = start_server("resp", &args);
+    let addr = line.trim_start_matches("listening tcp ").parse();
+    let mut stream = client(addr.expect("the address is valid"));
+    let value = "x".repeat(100);
+    let requests = format!("SET key {value}\r\nLPUSH list a\r\nSET key y{value}\r\nGET key\r\n");
+    stream
+        .write_all(requests.as_bytes())
+        .expect("the server reads");
+    let full = "-OOM command not allowed when used memory > 'maxmemory'\r\n";
+    let expected = format!("+OK\r\n{full}{full}$100\r\n{value}\r\n");
+    let mut replies = vec![0; expected.len()];
+    stream.read_exact(&mut replies).expect("the replies arrive");
+    assert_eq!(String::from_utf8_lossy(&replies), expected);
+}
+
 // An example that listened on a Unix socket printed `listening tcp unix:PATH`.
 #[test]
 #[cfg(unix)]

@@ -11,7 +11,7 @@
 use memchr::memchr;
 use unstick::{Codec, FrameError, Out, Step};
 
-/// Maximum length of a line: an inline command, or a header. Redis has the same limit.
+/// Maximum length of an inline command. Redis has the same limit.
 const LINE_LEN_MAX: usize = 64 * 1024;
 /// Maximum number of arguments of a command. Redis has the same limit.
 const ARGS_MAX: usize = 1024 * 1024;
@@ -43,16 +43,16 @@ impl Requests {
                 consumed: end + 1,
             }),
             Some(_) => Err(FrameError::Malformed("a line does not end with CR LF")),
-            None if bytes.len() >= limit => Err(self.too_long(bytes.len())),
+            None if bytes.len() >= limit => Err(too_long(bytes.len(), limit)),
             None => Ok(Step::Need(bytes.len() + 1)),
         }
     }
+}
 
-    fn too_long(&self, len: usize) -> FrameError {
-        FrameError::TooLong {
-            len: len as u64,
-            limit: self.len_max as u64,
-        }
+fn too_long(len: usize, limit: usize) -> FrameError {
+    FrameError::TooLong {
+        len: len as u64,
+        limit: limit as u64,
     }
 }
 
@@ -86,7 +86,7 @@ impl Codec for Requests {
                 (Some(args), b'$') => {
                     let end = checked.offset + len + number + 2;
                     if end > self.len_max {
-                        return Err(self.too_long(end));
+                        return Err(too_long(end, self.len_max));
                     }
                     if bytes.len() < end {
                         return Ok(Step::Need(end));
@@ -222,5 +222,14 @@ mod tests {
                 .expect_error()
                 .check();
         }
+    }
+
+    #[test]
+    fn error_of_a_long_line_names_the_limit_of_lines() {
+        let requests = Requests { len_max: 16 << 20 };
+        let line = [b'a'; LINE_LEN_MAX + 1];
+        let failed = requests.decode(&mut Checked::default(), &line);
+        let error = failed.expect_err("the line is too long").to_string();
+        assert!(error.contains(&LINE_LEN_MAX.to_string()), "{error}");
     }
 }

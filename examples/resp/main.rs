@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use codec::{Args, Requests};
-use store::{End, Refused, Store};
+use store::{End, OUT_OF_MEMORY, Refused, Store};
 use unstick::{Closed, Config, ConnId, Context, FrameError, Framing, Handler, Reactor};
 
 const HELP: &str = "\
@@ -40,6 +40,10 @@ Keys do not expire. HELLO 3 selects version 3 of the protocol (RESP3).";
 const COMMAND_LEN_MAX: usize = 16 << 20;
 /// Maximum number of channels that one client may subscribe to.
 const CHANNELS_MAX: usize = 10_000;
+/// The commands that need memory. They are rejected while the memory is used up.
+const ADDING: [&[u8]; 9] = [
+    b"SET", b"MSET", b"INCR", b"DECR", b"INCRBY", b"LPUSH", b"RPUSH", b"SADD", b"HSET",
+];
 
 /// Version of the protocol that a client has selected with HELLO.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -152,6 +156,16 @@ fn arg<'a>(args: &mut Args<'a>) -> Result<&'a [u8], Refused> {
     args.next().ok_or(WRONG_ARGS)
 }
 
+/// Checks that the other arguments are pairs, at least one. Checking before the first change keeps
+/// a command that fails from changing a part of the data.
+fn check_pairs(args: &Args<'_>) -> Result<(), Refused> {
+    match args.clone().count() {
+        0 => Err(WRONG_ARGS),
+        count if count % 2 == 1 => Err(WRONG_ARGS),
+        _ => Ok(()),
+    }
+}
+
 /// Returns the next argument as a number.
 fn number(args: &mut Args<'_>) -> Result<i64, Refused> {
     let text = std::str::from_utf8(arg(args)?).ok();
@@ -182,13 +196,15 @@ impl Server {
         match name {
             b"GET" => reply.bulk_or_nil(store.text(arg(args)?)?),
             b"SET" => {
-                store.put(arg(args)?, arg(args)?)?;
-                match args.next() {
-                    None => reply.ok(),
-                    Some(_) => return Err("ERR options of SET are not supported"),
+                let (key, text) = (arg(args)?, arg(args)?);
+                if args.next().is_some() {
+                    return Err("ERR options of SET are not supported");
                 }
+                store.put(key, text)?;
+                reply.ok();
             }
             b"MSET" => {
+                check_pairs(args)?;
                 while let Some(key) = args.next() {
                     store.put(key, arg(args)?)?;
                 }
@@ -260,7 +276,8 @@ impl Server {
             },
             b"HSET" => {
                 let key = arg(args)?;
-                let mut added = usize::from(store.put_field(key, arg(args)?, arg(args)?)?);
+                check_pairs(args)?;
+                let mut added = 0;
                 while let Some(field) = args.next() {
                     added += usize::from(store.put_field(key, field, arg(args)?)?);
                 }
@@ -285,7 +302,7 @@ impl Server {
     }
 
     /// Runs a command about the connection or the server.
-    fn others(
+    fn connection_or_server(
         &mut self,
         conn: ConnId,
         session: &mut Session,
@@ -396,14 +413,18 @@ impl Server {
         session: &mut Session,
         args: &mut Args<'_>,
     ) -> Result<(), Refused> {
+        let count = args.clone().count();
+        if count == 0 {
+            return Err(WRONG_ARGS);
+        }
+        if session.channels.len() + count > CHANNELS_MAX {
+            return Err("ERR too many channels");
+        }
         for channel in args {
-            if session.channels.len() >= CHANNELS_MAX {
-                return Err("ERR too many channels");
-            }
             session.channels.insert(channel.to_vec());
             let subscribers = self.subscribers.entry(channel.to_vec()).or_default();
             subscribers.insert(conn, session.version);
-            self.confirm(b"subscribe", channel, session);
+            self.confirm(b"subscribe", Some(channel), session);
         }
         Ok(())
     }
@@ -413,18 +434,22 @@ impl Server {
         if named.is_empty() {
             named = session.channels.iter().cloned().collect();
         }
+        if named.is_empty() {
+            self.confirm(b"unsubscribe", None, session);
+        }
         for channel in named {
             session.channels.remove(&channel);
             self.forget(conn, &channel);
-            self.confirm(b"unsubscribe", &channel, session);
+            self.confirm(b"unsubscribe", Some(&channel), session);
         }
     }
 
-    fn confirm(&mut self, kind: &[u8], channel: &[u8], session: &Session) {
+    /// Adds the confirmation for a channel, or for no channel, to the reply.
+    fn confirm(&mut self, kind: &[u8], channel: Option<&[u8]>, session: &Session) {
         let reply = &mut self.reply;
         reply.aggregate(b'>', 3);
         reply.bulk(kind);
-        reply.bulk(channel);
+        reply.bulk_or_nil(channel);
         reply.count(session.channels.len());
     }
 
@@ -476,9 +501,10 @@ impl Handler for Server {
                 self.unsubscribe(conn, session, &mut args);
                 Ok(())
             }
+            _ if self.store.is_full() && ADDING.contains(&name) => Err(OUT_OF_MEMORY),
             _ => match self.keys(name, &mut args.clone()) {
                 Ok(false) => match self.collections(name, &mut args.clone()) {
-                    Ok(false) => self.others(conn, session, name, &mut args),
+                    Ok(false) => self.connection_or_server(conn, session, name, &mut args),
                     done => done.map(|_| ()),
                 },
                 done => done.map(|_| ()),

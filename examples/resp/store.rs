@@ -11,7 +11,7 @@ const ENTRY_BYTES: usize = 64;
 pub(crate) type Refused = &'static str;
 
 const WRONG_TYPE: Refused = "WRONGTYPE Operation against a key holding the wrong kind of value";
-const OUT_OF_MEMORY: Refused = "OOM command not allowed when used memory > 'maxmemory'";
+pub(crate) const OUT_OF_MEMORY: Refused = "OOM command not allowed when used memory > 'maxmemory'";
 const NOT_INTEGER: Refused = "ERR value is not an integer or out of range";
 
 pub(crate) enum Value {
@@ -33,7 +33,8 @@ impl Value {
     }
 }
 
-/// All keys. `bytes` never exceeds `bytes_max` by more than one command.
+/// All keys. `bytes` exceeds `bytes_max` by at most one command, if commands that add data are
+/// rejected while [`is_full`](Self::is_full) returns true.
 pub(crate) struct Store {
     values: HashMap<Bytes, Value>,
     bytes: usize,
@@ -41,8 +42,8 @@ pub(crate) struct Store {
 }
 
 /// Defines two methods for one type of value. `$get` returns the value at a key, or `None` if there
-/// is no such key. `$make` also creates a missing value, and fails if the memory is used up. Both
-/// methods fail if the value has another type.
+/// is no such key. `$make` also creates a missing value. Both methods fail if the value has another
+/// type.
 macro_rules! typed {
     ($get:ident, $make:ident, $variant:ident, $type:ty) => {
         pub(crate) fn $get(&self, key: &[u8]) -> Result<Option<&$type>, Refused> {
@@ -54,9 +55,6 @@ macro_rules! typed {
         }
 
         fn $make(&mut self, key: &[u8]) -> Result<&mut $type, Refused> {
-            if self.bytes > self.bytes_max {
-                return Err(OUT_OF_MEMORY);
-            }
             if !self.values.contains_key(key) {
                 self.bytes += key.len() + ENTRY_BYTES;
                 let value = Value::$variant(Default::default());
@@ -92,6 +90,11 @@ impl Store {
         self.bytes
     }
 
+    /// Returns true if the memory is used up.
+    pub(crate) fn is_full(&self) -> bool {
+        self.bytes > self.bytes_max
+    }
+
     pub(crate) fn contains(&self, key: &[u8]) -> bool {
         self.values.contains_key(key)
     }
@@ -112,9 +115,7 @@ impl Store {
 
     /// Sets a key to a text. The former value may have any type.
     pub(crate) fn put(&mut self, key: &[u8], text: &[u8]) -> Result<(), Refused> {
-        if let Some(Value::Text(old)) = self.values.get_mut(key)
-            && (text.len() <= old.len() || self.bytes <= self.bytes_max)
-        {
+        if let Some(Value::Text(old)) = self.values.get_mut(key) {
             self.bytes = self.bytes - old.len() + text.len();
             text.clone_into(old);
             return Ok(());
@@ -152,7 +153,7 @@ impl Store {
         if self.list(key)?.is_none() {
             return Ok(None);
         }
-        let list = self.make_or_keep_list(key)?;
+        let list = self.make_list(key)?;
         let popped = match at {
             End::Left => list.pop_front(),
             End::Right => list.pop_back(),
@@ -163,14 +164,6 @@ impl Store {
             self.remove(key);
         }
         Ok(popped)
-    }
-
-    /// Returns the list at a key, even if the memory is used up. Fails if the key has no list.
-    fn make_or_keep_list(&mut self, key: &[u8]) -> Result<&mut VecDeque<Bytes>, Refused> {
-        match self.values.get_mut(key) {
-            Some(Value::List(list)) => Ok(list),
-            _ => Err(WRONG_TYPE),
-        }
     }
 
     /// Adds a member to a set. Returns true if it is new.
