@@ -149,8 +149,8 @@ struct EventStream {
 impl EventStream {
     fn send_event(&self, event: &str, json: &str) {
         let (conn, event) = (self.conn, format!("event: {event}\ndata: {json}\n\n"));
-        // On an error the event is lost: the server has ended, or its queue of posts is full.
-        let _ = self.remote.post(move |_, cx| {
+        // Fails only if the server has ended.
+        let _ = self.remote.post_timeout(Duration::MAX, move |_, cx| {
             let _ = cx.send(conn, event.as_bytes());
         });
     }
@@ -159,7 +159,7 @@ impl EventStream {
 impl Drop for EventStream {
     fn drop(&mut self) {
         let conn = self.conn;
-        let _ = self.remote.post(move |site, cx| {
+        let _ = self.remote.post_timeout(Duration::MAX, move |site, cx| {
             site.running -= 1;
             let _ = cx.send(conn, b"event: done\ndata: null\n\n");
             cx.close(conn);
@@ -276,4 +276,49 @@ pub(crate) fn serve(addr: SocketAddr, is_public: bool) -> Result<(), Box<dyn std
     println!("listening http://{}/", reactor.local_inet_addr(listener)?);
     reactor.run()?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Keeps the queue of posts full for a number of turns.
+    fn fill(remote: Remote<Site>, turns: usize) {
+        let again = remote.clone();
+        let filled = remote.post(move |_, _| {
+            if turns > 0 {
+                fill(again, turns - 1);
+            }
+        });
+        // The post that ends the run may take the place.
+        drop(filled);
+    }
+
+    // A full queue of posts lost the post that ends a run, so the run counted as active forever.
+    #[test]
+    fn run_ends_even_if_the_queue_of_posts_is_full() {
+        let site = Site {
+            remote: None,
+            running: 1,
+        };
+        let config = Config::new().posts_max(1);
+        let mut reactor = Reactor::with_config(site, config).expect("the reactor is created");
+        let conn = reactor.connect("127.0.0.1:1", Framing::custom(Http), ConnState::default());
+        let remote = reactor.remote();
+        fill(remote.clone(), 100_000);
+        let (begins, begun) = std::sync::mpsc::channel();
+        let run = thread::spawn(move || {
+            let event_stream = EventStream { remote, conn };
+            begins.send(()).expect("the test waits");
+            drop(event_stream);
+        });
+        begun.recv().expect("the run begins");
+        while !run.is_finished() {
+            let polled = reactor.turn(Some(Duration::from_millis(1)));
+            polled.expect("polling succeeds");
+        }
+        let polled = reactor.turn(Some(Duration::ZERO));
+        polled.expect("polling succeeds");
+        assert_eq!(reactor.handler().running, 0);
+    }
 }
