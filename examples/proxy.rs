@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Memory stays bounded for any amount of data: while the write queue of one connection is above
-//! its high watermark, the proxy does not read the other connection.
+//! its high watermark, the proxy does not read the other connection. The number of connections and
+//! their total memory are limited, and peers that are silent or do not read are disconnected.
 //!
 //! An orderly end of one connection becomes an orderly end of the other one, after all bytes. Any
 //! other end becomes a reset at once. So neither peer mistakes a part of the data for all data.
@@ -22,13 +23,21 @@ use unstick::{
 };
 
 const HELP: &str = "\
-A TCP proxy with back-pressure.
+A TCP proxy with back-pressure, and with limits for unknown clients.
 
 Usage: proxy LISTEN UPSTREAM
 
   LISTEN    address to listen on: HOST:PORT or unix:PATH
   UPSTREAM  address of the server to connect to: HOST:PORT
-  --help    print this help";
+  --help    print this help
+
+The proxy resets a pair of connections without traffic for 10 minutes, and a pair with
+a peer that does not read for 30 s.";
+
+/// Maximum memory of all connections together, in bytes.
+const MEMORY_MAX: usize = 256 << 20;
+/// Maximum time without traffic on a connection.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(600);
 
 struct Proxy {
     upstream: String,
@@ -122,9 +131,14 @@ fn main() -> ExitCode {
         let [Some(listen), Some(upstream)] = cli::operands(args)? else {
             return Err(cli::Failure::Usage("two addresses are needed".to_owned()));
         };
+        // A peer may be silent while the other one sends, so there is no `read_idle_timeout`.
+        //
         // A connection whose write queue is above its high watermark is still read: `on_frame`
         // pauses the other connection, which is the source of that output.
-        let config = Config::new().read_above_high(true);
+        let config = Config::for_public_server(MEMORY_MAX)
+            .read_idle_timeout(None)
+            .idle_timeout(IDLE_TIMEOUT)
+            .read_above_high(true);
         let mut reactor = Reactor::with_config(Proxy { upstream }, config)?;
         reactor.shutdown_on_signals(Duration::from_secs(1))?;
         cli::listen(&mut reactor, &listen, Framing::raw())?;
