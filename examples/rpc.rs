@@ -134,9 +134,6 @@ enum Reply {
 
 /// The calls of one connection. `C` is the value that a program needs when a call ends, for example
 /// the id of the client that waits for the response.
-///
-/// The ids of the calls are also the keys of their timers. So a handler with several `Calls` needs
-/// different ids in each of them.
 struct Calls<C> {
     conn: ConnId,
     timeout: Duration,
@@ -193,7 +190,10 @@ impl<C> Calls<C> {
         }))
     }
 
-    fn on_timer(&mut self, key: u64) -> Option<(C, Reply)> {
+    /// Returns the context and the result of the call that has timed out; `None` if `timer` is not
+    /// of these calls. `key` is the id of the call.
+    fn on_timer(&mut self, timer: TimerId, key: u64) -> Option<(C, Reply)> {
+        self.pending.get(&key).filter(|(own, _)| *own == timer)?;
         let (_, context) = self.pending.remove(&key)?;
         Some((context, Reply::TimedOut))
     }
@@ -242,9 +242,9 @@ impl Handler for Client {
         }
     }
 
-    fn on_timer(&mut self, cx: &mut Context<'_, Self>, _: TimerId, key: u64) {
-        let ended = self.calls.as_mut().and_then(|calls| calls.on_timer(key));
-        if let Some((request, reply)) = ended {
+    fn on_timer(&mut self, cx: &mut Context<'_, Self>, timer: TimerId, key: u64) {
+        let calls = self.calls.as_mut();
+        if let Some((request, reply)) = calls.and_then(|calls| calls.on_timer(timer, key)) {
             self.ended(cx, &request, &reply);
         }
     }
