@@ -129,7 +129,7 @@
 //! | [`netstring`](Framing::netstring) | `hello` for `5:hello,` | none |
 //! | [`custom`](Framing::custom) | defined by your [`Codec`] | defined by your [`Codec`] |
 //!
-//! The chapter [on protocols](guide::protocols) has the framing of each well-known protocol, from
+//! The chapter [on protocols](guide::protocols) has the framing of many well-known protocols, from
 //! AMQP to WebSocket.
 //!
 //! All framings except `raw`, `fixed` and `custom` reject frames longer than

@@ -15,7 +15,7 @@
 //! | | [design]: why one thread, why edge-triggered, and what each decision costs |
 //! | | [internals]: how the crate is built |
 //! | | [simulated_kernel]: how the simulated sockets are compared with Linux |
-//! | look up | [protocols]: the framing of each well-known protocol |
+//! | look up | [protocols]: the framing of many well-known protocols |
 //! | | [sockets]: the socket functions of Python and C |
 //!
 //! The [front page](crate) explains each part of the crate in a few sentences.
