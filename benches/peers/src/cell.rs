@@ -176,13 +176,11 @@ impl fmt::Display for Cell {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut prefixes = PREFIXES.iter();
         let prefix = prefixes.find(|(_, transport)| *transport == self.transport);
+        let (prefix, _) = prefix.expect("each transport has a prefix");
         write!(
             formatter,
-            "{}{}x{}x{}",
-            prefix.map_or("", |(prefix, _)| prefix),
-            self.connections,
-            self.depth,
-            self.size
+            "{prefix}{}x{}x{}",
+            self.connections, self.depth, self.size
         )
     }
 }
@@ -194,7 +192,7 @@ impl FromStr for Cell {
         let (transport, shape) = PREFIXES
             .iter()
             .find_map(|(prefix, transport)| Some((*transport, text.strip_prefix(prefix)?)))
-            .unwrap_or((Transport::Tcp, text));
+            .expect("the last prefix is empty");
         let numbers: Vec<usize> = shape
             .split('x')
             .map(|number| number.parse().map_err(|error| format!("{text:?}: {error}")))

@@ -13,6 +13,7 @@ mod honest;
 
 use std::error::Error;
 use std::io::Write;
+use std::slice;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -49,20 +50,23 @@ pub(crate) fn run(
              | most | after |"
         )?;
         writeln!(output, "|---|---|---|---|---|---|---|---|---|---|")?;
-        let all = Attack {
-            name: "all at once",
-            run: |_, _| {},
-        };
-        for attack in ATTACKS.iter().chain([&all]) {
-            writeln!(output, "{}", outcome(server, attack)?)?;
+        let alone = ATTACKS
+            .iter()
+            .map(|attack| (attack.name, slice::from_ref(attack)));
+        for (name, attacks) in alone.chain([("all at once", ATTACKS)]) {
+            writeln!(output, "{}", outcome(server, name, attacks)?)?;
             output.flush()?;
         }
     }
     Ok(())
 }
 
-/// Runs one attack against a new process of the server. Returns the row of the table.
-fn outcome(server: &'static Server, attack: &Attack) -> Result<String, Box<dyn Error>> {
+/// Runs attacks at once against a new process of the server. Returns the row of the table.
+fn outcome(
+    server: &'static Server,
+    name: &str,
+    attacks: &[Attack],
+) -> Result<String, Box<dyn Error>> {
     let mut process = Process::start_limited(server, DATA_MAX)?;
     let framing = server.protocol.tcp_framing();
     let framing = framing.ok_or("the server does not serve plain TCP")?;
@@ -74,12 +78,12 @@ fn outcome(server: &'static Server, attack: &Attack) -> Result<String, Box<dyn E
     let stop = AtomicBool::new(false);
     let mut most = before;
     thread::scope(|scope| {
-        for part in ATTACKS.iter().filter(|part| is_part(attack, part)) {
+        for attack in attacks {
             let stop = &stop;
             scope.spawn(move || {
                 // If the call fails, the attackers run at the normal priority.
                 let _ = crate::system::give_way();
-                (part.run)(target, stop);
+                (attack.run)(target, stop);
             });
         }
         let end = Instant::now() + ATTACK_TIME;
@@ -103,7 +107,7 @@ fn outcome(server: &'static Server, attack: &Attack) -> Result<String, Box<dyn E
     let mebibytes = |bytes: u64| format!("{:.1}", bytes as f64 / f64::from(1 << 20));
     Ok(format!(
         "| {} | {} | {} | {} | {} | {} |",
-        attack.name,
+        name,
         if survived { "survived" } else { "**killed**" },
         honest.latencies(),
         mebibytes(before),
@@ -114,10 +118,6 @@ fn outcome(server: &'static Server, attack: &Attack) -> Result<String, Box<dyn E
             "-".into()
         },
     ))
-}
-
-fn is_part(attack: &Attack, part: &Attack) -> bool {
-    attack.name == part.name || attack.name == "all at once"
 }
 
 /// Returns the memory of the server when it is within 10 % of `before` again, or after

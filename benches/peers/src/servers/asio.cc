@@ -115,14 +115,13 @@ private:
     udp::endpoint from_;
 };
 
-// Runs a server. Returns the negated system error that ended the server, or zero.
+// Runs a server. Returns the result of `serve`, or the negated system error that ended the server.
 template <class Serve> int run(Serve serve) {
     try {
         // The hint 1 says that one thread runs the loop, so asio uses a queue of this thread. asio
         // still takes its locks, without contention.
         asio::io_context context(1);
-        serve(context);
-        return 0;
+        return serve(context);
     } catch (const asio::system_error &error) {
         return -error.code().value();
     }
@@ -134,7 +133,9 @@ extern "C" int peers_asio_tcp(OnFrame on_frame, Announce announce) {
     return run([=](asio::io_context &context) {
         tcp::acceptor acceptor(context, {asio::ip::address_v4::loopback(), 0});
         accept(acceptor, on_frame);
-        if (announce(acceptor.local_endpoint().port()) == 0) context.run();
+        const int error = announce(acceptor.local_endpoint().port());
+        if (error == 0) context.run();
+        return error;
     });
 }
 
@@ -144,6 +145,8 @@ extern "C" int peers_asio_udp(OnFrame on_frame, Announce announce) {
         socket.set_option(asio::socket_base::receive_buffer_size(UDP_BUFFER_LEN));
         Datagrams datagrams(socket, on_frame);
         datagrams.receive();
-        if (announce(socket.local_endpoint().port()) == 0) context.run();
+        const int error = announce(socket.local_endpoint().port());
+        if (error == 0) context.run();
+        return error;
     });
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! socket -> input (one for all) -> frames in place -> output (one for all) -> socket
-//!                               \-> tail: a partial frame          \-> queue: unwritten output
+//!                               \-> partial frame                 \-> queue: unwritten output
 //! ```
 //!
 //! The loop is level-triggered, stops at a short read, and writes the echoes of a readiness event
@@ -117,7 +117,7 @@ impl Server {
 struct Connection {
     stream: TcpStream,
     /// The bytes of a partial frame; empty if there is none.
-    tail: Vec<u8>,
+    partial: Vec<u8>,
     /// Output that the kernel did not accept. Its length has no limit if the peer does not read.
     queue: Vec<u8>,
     /// Number of bytes of `queue` already written: `written <= queue.len()`.
@@ -128,7 +128,7 @@ impl Connection {
     fn new(stream: TcpStream) -> Self {
         Self {
             stream,
-            tail: Vec::new(),
+            partial: Vec::new(),
             queue: Vec::new(),
             written: 0,
         }
@@ -163,14 +163,7 @@ impl Connection {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(true),
                 Err(error) => return Err(error),
             };
-            if self.tail.is_empty() {
-                let consumed = echo(&input[..len], output);
-                self.tail.extend_from_slice(&input[consumed..len]);
-            } else {
-                self.tail.extend_from_slice(&input[..len]);
-                let consumed = echo(&self.tail, output);
-                self.tail.drain(..consumed);
-            }
+            echo_after(&mut self.partial, &input[..len], output);
             if len < input.len() {
                 return Ok(true);
             }
@@ -201,9 +194,22 @@ impl Connection {
     }
 }
 
+/// Appends the echoes of all whole frames to `output`. `bytes` follow the partial frame in
+/// `partial`, which then stores the next partial frame.
+pub(super) fn echo_after(partial: &mut Vec<u8>, bytes: &[u8], output: &mut Vec<u8>) {
+    if partial.is_empty() {
+        let consumed = echo(bytes, output);
+        partial.extend_from_slice(&bytes[consumed..]);
+    } else {
+        partial.extend_from_slice(bytes);
+        let consumed = echo(partial, output);
+        partial.drain(..consumed);
+    }
+}
+
 /// Appends the echoes of all whole frames of `bytes` to `output`. Returns the length of these
 /// frames in `bytes`.
-pub(super) fn echo(bytes: &[u8], output: &mut Vec<u8>) -> usize {
+fn echo(bytes: &[u8], output: &mut Vec<u8>) -> usize {
     let mut consumed = 0;
     while let Some(frame) = first_frame_u32(&bytes[consumed..]) {
         let answer = on_frame(frame);

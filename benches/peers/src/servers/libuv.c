@@ -2,7 +2,7 @@
  * frames parsed in place, and one uv_try_write per read.
  *
  *   read -> input (one for all) -> frames in place -> output (one for all) -> uv_try_write
- *                             \-> tail: a partial frame               \-> uv_write: the rest
+ *                             \-> partial frame                         \-> uv_write: the rest
  *
  * The rest of a long partial frame is read directly into the buffer of that frame. If memory
  * cannot be allocated, the program ends, as a Rust program does. An error of the library ends the
@@ -39,7 +39,7 @@ struct bytes {
 struct connection {
     uv_tcp_t tcp;
     /* Bytes of a partial frame; without a partial frame it owns no memory. */
-    struct bytes tail;
+    struct bytes partial;
 };
 
 struct write {
@@ -99,7 +99,7 @@ static size_t echo(const char *bytes, size_t len) {
 
 static void on_closed(uv_handle_t *handle) {
     struct connection *connection = (struct connection *)handle;
-    free(connection->tail.data);
+    free(connection->partial.data);
     free(connection);
 }
 
@@ -136,10 +136,11 @@ static void flush(struct connection *connection) {
 
 static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf) {
     (void)suggested;
-    struct bytes *tail = &((struct connection *)handle)->tail;
-    if (tail->len >= DIRECT_LEN) {
-        reserve(tail, DIRECT_LEN);
-        *buf = uv_buf_init(tail->data + tail->len, (unsigned)(tail->capacity - tail->len));
+    struct bytes *partial = &((struct connection *)handle)->partial;
+    if (partial->len >= DIRECT_LEN) {
+        reserve(partial, DIRECT_LEN);
+        size_t spare = partial->capacity - partial->len;
+        *buf = uv_buf_init(partial->data + partial->len, (unsigned)spare);
     } else {
         *buf = uv_buf_init(input, INPUT_LEN);
     }
@@ -147,23 +148,23 @@ static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf) {
 
 static void on_read(uv_stream_t *stream, ssize_t nread, const uv_buf_t *buf) {
     struct connection *connection = (struct connection *)stream;
-    struct bytes *tail = &connection->tail;
+    struct bytes *partial = &connection->partial;
     if (nread < 0) {
         end(connection);
         return;
     }
     size_t len = (size_t)nread;
-    if (tail->len == 0) {
+    if (partial->len == 0) {
         size_t consumed = echo(buf->base, len);
-        if (consumed < len) append(tail, buf->base + consumed, len - consumed);
+        if (consumed < len) append(partial, buf->base + consumed, len - consumed);
     } else {
         if (buf->base == input) {
-            append(tail, buf->base, len);
+            append(partial, buf->base, len);
         } else {
-            tail->len += len;
+            partial->len += len;
         }
-        size_t consumed = echo(tail->data, tail->len);
-        if (consumed > 0) consume(tail, consumed);
+        size_t consumed = echo(partial->data, partial->len);
+        if (consumed > 0) consume(partial, consumed);
     }
     if (output.len > 0) flush(connection);
 }

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use rustls::{ServerConfig, ServerConnection};
 
 use super::announce;
-use super::epoll::echo;
+use super::epoll::echo_after;
 use crate::system::{Epoll, NO_EVENT, READABLE, WRITABLE};
 use crate::tls;
 
@@ -118,7 +118,7 @@ struct Connection {
     stream: TcpStream,
     session: ServerConnection,
     /// The bytes of a partial frame; empty if there is none.
-    tail: Vec<u8>,
+    partial: Vec<u8>,
     awaits_writable: bool,
 }
 
@@ -130,7 +130,7 @@ impl Connection {
         Ok(Self {
             stream,
             session,
-            tail: Vec::new(),
+            partial: Vec::new(),
             awaits_writable: false,
         })
     }
@@ -190,14 +190,7 @@ impl Connection {
             let mut reader = self.session.reader();
             let plain = reader.fill_buf()?;
             let len = plain.len();
-            if self.tail.is_empty() {
-                let consumed = echo(plain, output);
-                self.tail.extend_from_slice(&plain[consumed..]);
-            } else {
-                self.tail.extend_from_slice(plain);
-                let consumed = echo(&self.tail, output);
-                self.tail.drain(..consumed);
-            }
+            echo_after(&mut self.partial, plain, output);
             reader.consume(len);
             plain_len -= len;
         }
