@@ -222,6 +222,14 @@ impl Stage {
 }
 
 impl Connection {
+    /// Returns true if the connection has opened. Then its preparation, if it has one, began in
+    /// mid-stream.
+    pub(super) fn has_opened(&self) -> bool {
+        let extras = self.extras_ref();
+        let preparation = extras.and_then(|extras| extras.preparation.as_ref());
+        !self.state.is_connecting() && preparation.is_none_or(|it| it.origin.is_none())
+    }
+
     /// Returns the stage in progress, if the connection is being prepared.
     pub(super) fn stage(&self) -> Option<&Stage> {
         self.extras_ref()?.preparation.as_ref()?.stages.front()

@@ -129,9 +129,9 @@ impl Engine {
         conn.assembler.restart_frame(now);
         super::transport::restart_blocked(conn, now);
         self.timers.cancel(conn.timeout_check.take());
-        // Before the connection is open, no timeout runs: `opened` starts the timeouts. After the
-        // end of the connection, no timeout runs either.
-        if !conn.state.is_opening() && !conn.state.is_dead() {
+        // Before the connection has opened, no timeout runs: `opened` starts the timeouts. After
+        // the end of the connection, no timeout runs either.
+        if conn.has_opened() && !conn.state.is_dead() {
             self.start_timeouts(token);
         }
         Ok(())
@@ -183,6 +183,8 @@ mod tests {
     use crate::conn::{Flow, FrameSink, Pool};
     use crate::conn::{Readiness, State};
     use crate::engine::Accepted;
+    use crate::engine::prepare::{Preparation, Stage};
+    use crate::event::Origin;
     use crate::id::ConnId;
     use crate::os::sim::{Script, World, WriteResult};
 
@@ -264,6 +266,32 @@ mod tests {
 
         fn pool(&mut self) -> &mut Pool {
             &mut self.pool
+        }
+    }
+
+    /// A preparation in mid-stream must not stop the timeouts, because the open does not start them
+    /// again. Before the open, no timeout runs.
+    #[test]
+    fn set_limits_during_a_preparation_keeps_the_timeouts() {
+        for is_open in [false, true] {
+            let mut clocked = Clocked::new(Config::default());
+            let conn = clocked.open_with(Script::new());
+            let origin = (!is_open).then_some(Origin::Connected);
+            let preparation = Preparation::new(origin, [Stage::Prefix(b"hello")]);
+            let entry = clocked.engine.conn_mut(conn);
+            entry.expect("the connection is open").extras().preparation = preparation;
+            clocked.engine.begin_preparation(conn);
+            let entry = clocked.engine.conn(conn).expect("the connection is open");
+            let limits = entry
+                .limits(&clocked.engine.config)
+                .idle_timeout(100 * MS)
+                .write_stall_timeout(30 * MS);
+            let set = clocked.engine.set_limits(conn, limits);
+            set.expect("the limits are valid");
+            for at in [35, 99] {
+                assert!(clocked.is_open_at(at, conn), "closed at {at} ms");
+            }
+            assert_eq!(clocked.is_open_at(102, conn), !is_open);
         }
     }
 
