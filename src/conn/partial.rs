@@ -65,8 +65,9 @@ enum Held {
     #[default]
     Undecoded,
     /// The first bytes of a frame. The next decode step needs `need` bytes. `need > len`, except
-    /// after the needed bytes were appended without a decode step: by a direct read, or while the
-    /// handler peeks.
+    /// in two cases. The needed bytes were appended without a decode step: by a direct read, or
+    /// while the handler peeks. Or the framing was replaced, and the new one has not decoded the
+    /// bytes; `need` is then 1.
     Frame {
         need: usize,
         /// True if the codec needs exactly one more byte. Usually the length of the frame is then
@@ -252,6 +253,17 @@ impl Partial {
     pub(super) fn set_undecoded(&mut self) {
         if !self.is_skipping() {
             self.held = Held::Undecoded;
+        }
+    }
+
+    /// Makes the next decode step due without more bytes, unless bytes are being skipped. The bytes
+    /// of a partial frame stay a partial frame, which was counted as cut.
+    pub(super) fn set_due(&mut self) {
+        if let Held::Frame { .. } = self.held {
+            self.held = Held::Frame {
+                need: 1,
+                is_open_ended: false,
+            };
         }
     }
 

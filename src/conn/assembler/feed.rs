@@ -265,7 +265,12 @@ impl Assembler {
         let was_undecoded = partial.is_undecoded();
         partial.buf.settle(sink.pool());
         let mut undecoded = partial.buf.bytes();
-        let end = deliver_all(&mut undecoded, sink, decoder);
+        let mut end = deliver_next(&mut undecoded, sink, decoder);
+        // A codec may drop the beginning of a frame and then need more bytes of the same frame.
+        let is_same_frame = matches!(end, ControlFlow::Break(End::Need(_)));
+        if end.is_continue() {
+            end = deliver_all(&mut undecoded, sink, decoder);
+        }
         let consumed = partial.len() - undecoded.len();
         partial.buf.consume(consumed);
         if consumed > 0 {
@@ -276,7 +281,7 @@ impl Assembler {
             ControlFlow::Continue(()) => Delivery::NeedMore,
             ControlFlow::Break(End::Need(need)) => {
                 partial.set_need(need);
-                if was_undecoded || consumed > 0 {
+                if was_undecoded || !is_same_frame {
                     sink.split(partial.buf.bytes());
                 }
                 Delivery::NeedMore

@@ -41,7 +41,7 @@ impl Assembler {
         self.custom = None;
         if let Some(partial) = &mut self.partial {
             partial.scan = ScanState::default();
-            partial.set_undecoded();
+            partial.set_due();
         }
     }
 

@@ -323,6 +323,49 @@ fn stop_at_a_skipped_frame_comes_before_the_end_of_the_frame() {
     }
 }
 
+/// The direct reads cross the limit, so the codec drops the beginning of the frame. The bytes after
+/// that belong to the same frame.
+#[test]
+fn frame_that_is_skipped_in_parts_counts_as_one_split_frame() {
+    let framing = Framing::line().frame_len_max(100_000).skip_too_long();
+    let (mut assembler, mut sink) = (Assembler::default(), Collect::of(&framing));
+    assembler.ingest(&[b'z'; 30_000], &mut sink);
+    let mut directs = 0;
+    for _ in 0..20 {
+        match assembler.direct(16_384, &mut sink.pool) {
+            Some(spare) => {
+                spare.fill(b'z');
+                let len = spare.len();
+                assembler.ingest_direct(len, &mut sink);
+                directs += 1;
+            }
+            None => {
+                assembler.ingest(&[b'z'; 16_384], &mut sink);
+            }
+        }
+    }
+    assert!(directs >= 4, "only {directs} direct reads");
+    assert_eq!(sink.partial_lens, [30_000]);
+    assembler.ingest(b"\nnext\nlast", &mut sink);
+    assert_eq!((sink.count, &sink.partial_lens[..]), (2, &[30_000, 4][..]));
+}
+
+/// The new framing decodes the bytes again, but they are still the same frame.
+#[test]
+fn reframe_within_a_partial_frame_counts_one_split_frame() {
+    let former = Framing::length_u32();
+    let (mut assembler, mut sink) = (Assembler::default(), Collect::of(&former));
+    assembler.ingest(b"abc", &mut sink);
+    assembler.reframe(&former);
+    sink.framing = Framing::line();
+    assert!(assembler.has_undelivered());
+    assert!(matches!(assembler.resume(&mut sink), Delivery::NeedMore));
+    assert_eq!(sink.partial_lens, [3]);
+    assembler.ingest(b"d\nef", &mut sink);
+    assert_eq!(sink.frames, [b"abcd"]);
+    assert_eq!(sink.partial_lens, [3, 2]);
+}
+
 /// A user's codec of frames that end with a NUL byte. It skips a long frame in parts.
 struct LongNul;
 
