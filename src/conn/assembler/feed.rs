@@ -245,7 +245,7 @@ impl Assembler {
         }
         match &mut self.partial {
             Some(partial) => {
-                partial.append(&bytes[at..], true, pool);
+                partial.append(&bytes[at..], false, pool);
                 partial.set_former_due();
             }
             None => self.keep(&bytes[at..], 0, now, pool),

@@ -124,6 +124,28 @@ fn direct_reads_keep_the_capacity_near_the_bytes_received() {
     }
 }
 
+/// The bytes are held in many steps, as while the handler peeks. The buffers that became too small
+/// stay until the next decode step, and count in the limit too.
+#[test]
+fn held_bytes_keep_the_capacity_near_the_bytes_received() {
+    let framing = codecs::framing("u32").frame_len_max(usize::MAX);
+    for frame_len in (1000..100_000).step_by(997) {
+        for piece_len in [100, 1460, 4000] {
+            let (mut assembler, mut sink) = (Assembler::default(), Collect::counting_of(&framing));
+            let start = [header("u32", frame_len as u64), payload(60)].concat();
+            assembler.ingest(&start, &mut sink);
+            while assembler.len() < frame_len {
+                assembler.hold(&payload(piece_len), sink.now, &mut sink.pool);
+                let (len, capacity) = (assembler.len(), assembler.capacity());
+                assert!(
+                    capacity <= 8 * len,
+                    "{len} bytes of {frame_len} in buffers of {capacity}"
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn a_direct_read_ends_where_the_frame_ends() {
     let framing = codecs::framing("u32");
