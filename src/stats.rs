@@ -10,7 +10,8 @@ pub struct ConnStats {
     pub reads: u64,
     /// Bytes read, including framing.
     pub read_bytes: u64,
-    /// Bytes taken by the kernel, including framing.
+    /// Bytes taken by the kernel, including framing. With TLS, plaintext counts once it is
+    /// encrypted. If it is then lost, it no longer counts.
     pub written_bytes: u64,
     /// Number of frames delivered to `on_frame`.
     pub frames_in: u64,
@@ -108,7 +109,8 @@ pub struct Stats {
     pub writes: u64,
     /// Bytes read from connections, including framing.
     pub read_bytes: u64,
-    /// Bytes of connections taken by the kernel, including framing.
+    /// Bytes of connections taken by the kernel, including framing. With TLS, plaintext counts once
+    /// it is encrypted. If it is then lost, it no longer counts, so the value can decrease.
     pub written_bytes: u64,
     /// Bytes accepted by `send` that the kernel never took; counted when a connection ends.
     pub unsent_bytes: u64,

@@ -145,7 +145,7 @@ impl Engine {
         self.count_failed_preparation(token);
         let conn = self.entries.conn_mut(token).ok()?;
         let memory = &mut self.memory;
-        let unsent = discard_output(conn, &mut memory.pool, &mut memory.spare_queues);
+        let unsent = discard_output(conn, &mut self.telemetry.stats, memory);
         super::transport::release(conn, &mut memory.pool);
         let undelivered = conn.assembler.clear(&mut memory.pool) as u64;
         if conn.state.is_addr_counted()

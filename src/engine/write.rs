@@ -12,6 +12,7 @@
 use std::io::{self, IoSlice};
 
 use super::active::{Active, BATCH_LEN_BASE};
+use super::memory_budget::MemoryBudget;
 use super::recording::record_filter;
 use super::telemetry::Telemetry;
 use super::transport::{
@@ -21,7 +22,7 @@ use super::transport::{
 use super::{Connection, Engine, Entry};
 use crate::codec::{Framing, Out};
 use crate::config::Config;
-use crate::conn::{Action, Pool, SLICES_MAX, Watermark, WriteQueue};
+use crate::conn::{Action, SLICES_MAX, Watermark, WriteQueue};
 use crate::cutmap::EventKind;
 use crate::error::{FrameError, SendError, Sent};
 use crate::event::CloseReason;
@@ -371,7 +372,7 @@ impl Engine {
             self.active.batch.clear();
         }
         if let Ok(conn) = self.entries.conn_mut(token) {
-            let queued = discard_queue(conn, &mut self.memory.pool, &mut self.memory.spare_queues);
+            let queued = discard_queue(conn, &mut self.memory);
             conn.extras().unsent_bytes += queued + batched as u64;
         }
     }
@@ -390,7 +391,7 @@ impl Engine {
             peer,
             "writing to {peer} failed: {error}"
         );
-        let lost = discard_output(conn, &mut self.memory.pool, &mut self.memory.spare_queues);
+        let lost = discard_output(conn, &mut self.telemetry.stats, &mut self.memory);
         conn.extras().unsent_bytes += lost;
         conn.extras().set_reason(CloseReason::Io(error));
         let (action, watermark) = conn.state.write_failed();
@@ -417,18 +418,19 @@ fn watermark_after_write(conn: &mut Connection, config: &Config) -> Watermark {
 /// discarded bytes, counted as plaintext.
 pub(super) fn discard_output(
     conn: &mut Connection,
-    pool: &mut Pool,
-    spare_queues: &mut SpareQueues,
+    stats: &mut Stats,
+    memory: &mut MemoryBudget,
 ) -> u64 {
-    let filtered = discard_filter_output(conn, pool);
-    filtered + discard_queue(conn, pool, spare_queues)
+    let filtered = discard_filter_output(conn, stats, &mut memory.pool);
+    filtered + discard_queue(conn, memory)
 }
 
 /// Discards the write queue of a connection. Returns the number of bytes that were in it.
-fn discard_queue(conn: &mut Connection, pool: &mut Pool, spare_queues: &mut SpareQueues) -> u64 {
+fn discard_queue(conn: &mut Connection, memory: &mut MemoryBudget) -> u64 {
     let mut queue = conn.write_queue.take();
+    let pool = &mut memory.pool;
     let lost = queue.as_mut().map_or(0, |queue| queue.clear(pool) as u64);
-    spare_queues.put(queue);
+    memory.spare_queues.put(queue);
     lost
 }
 

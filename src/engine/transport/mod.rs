@@ -190,10 +190,16 @@ pub(super) fn has_unread(conn: &Connection) -> bool {
 }
 
 /// Discards the queued output of the filter and all later output. Returns the number of plaintext
-/// bytes in the queued output.
-pub(super) fn discard_filter_output(conn: &mut Connection, pool: &mut Pool) -> u64 {
+/// bytes that the filter accepted and lost; they no longer count as written.
+pub(super) fn discard_filter_output(
+    conn: &mut Connection,
+    stats: &mut Stats,
+    pool: &mut Pool,
+) -> u64 {
     let lost = filter::end_output(conn, pool);
-    conn.counts.written_bytes = conn.counts.written_bytes.saturating_sub(lost);
+    for written in [&mut conn.counts.written_bytes, &mut stats.written_bytes] {
+        *written = written.saturating_sub(lost);
+    }
     lost
 }
 

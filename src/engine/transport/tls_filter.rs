@@ -516,8 +516,12 @@ impl TlsFilter {
             && let Err(error) = self.flush(stream, pool)
             && error.kind() != io::ErrorKind::WouldBlock
         {
-            self.held().write_error = Some(error);
-            self.end_output(pool);
+            self.is_output_over = true;
+            let held = self.held();
+            held.write_error = Some(error);
+            // `sent` keeps the lengths of the lost plaintext, which `end_output` returns.
+            held.outgoing.clear();
+            self.settle(pool);
         }
     }
 
@@ -532,7 +536,6 @@ impl TlsFilter {
         }
         if self.is_output_over {
             held.outgoing.clear();
-            held.sent.clear();
         }
         while !held.outgoing.is_empty() {
             match stream.write(held.outgoing.bytes()) {
@@ -573,7 +576,7 @@ impl TlsFilter {
     }
 
     /// Discards all queued and all further output. Returns the length of the plaintext of the
-    /// queued records.
+    /// queued records, and of the records that a failed write during a read lost.
     pub(super) fn end_output(&mut self, pool: &mut Pool) -> u64 {
         self.is_output_over = true;
         self.is_held_back = false;

@@ -1,5 +1,5 @@
 //! TLS sessions whose bytes arrive in pieces: every cut of the handshake and of the records, and
-//! many clean and truncated ends.
+//! many clean and truncated ends. Also the count of output that a session loses.
 
 use std::io::{Read, Write};
 use std::sync::Arc;
@@ -274,4 +274,40 @@ fn fin_before_the_end_of_close_notify_is_truncated() {
         }
     }
     assert!(clean >= 40 && truncated >= 800, "{clean}, {truncated}");
+}
+
+/// The session accepts the plaintext, but the socket takes nothing. The loss is found by the end of
+/// the connection, by a write, or by a read.
+#[test]
+fn output_lost_by_a_session_counts_as_unsent_only() {
+    let would_block = WriteResult::Fails(ErrorKind::WouldBlock);
+    let losses: [Option<Ready>; 3] = [None, Some(Ready::WRITABLE), Some(Ready::READABLE)];
+    for ready in losses {
+        let mut reactor = Transport::Tls.reactor();
+        reactor.handler.is_silent = true;
+        let script = Script::new();
+        let conn = open(&mut reactor, script, Framing::raw());
+        script.then_write([would_block]);
+        reactor.with(|_, cx| {
+            let _ = cx.send(conn, &[7; 1000]).expect("the queue has space");
+        });
+        turn(&mut reactor);
+        assert_eq!(reactor.stats().written_bytes, 1000, "the session has it");
+        match ready {
+            None => reactor.with(|_, cx| cx.abort(conn)),
+            Some(ready) => {
+                script.then_write([WriteResult::Fails(ErrorKind::BrokenPipe)]);
+                let input = peer_of(script).borrow_mut().encrypt(b"frame");
+                script.then_read([ReadResult::Bytes(input), ReadResult::End]);
+                event(&mut reactor, conn, ready);
+            }
+        }
+        settle(&mut reactor);
+        let closed = only_close(&reactor);
+        let counted = (closed.stats.written_bytes, closed.unsent_bytes);
+        assert_eq!(counted, (0, 1000), "{ready:?}");
+        let stats = reactor.stats();
+        let counted = (stats.written_bytes, stats.unsent_bytes);
+        assert_eq!(counted, (0, 1000), "{ready:?}");
+    }
 }
