@@ -111,8 +111,8 @@ pub struct Config {
     /// * When less than seven eighths of the limit are in use, the connections are read again, in
     ///   the order in which they stopped. Connections whose output was rejected get
     ///   [`on_drained`](crate::Handler::on_drained).
-    /// * The last read or payload accepted before the limit may exceed it, by at most the [memory
-    ///   of one connection](Config#memory-of-one-connection).
+    /// * The last read with the replies to its frames, or the last payload, may exceed the limit by
+    ///   at most the [memory of one connection](Config#memory-of-one-connection).
     ///
     /// Default: no limit, because only the program knows how much memory it may use. A server that
     /// unknown clients can reach needs a limit: see [`for_public_server`](Self::for_public_server).

@@ -191,6 +191,8 @@ impl Engine {
         #[cfg(not(unstick_general_path))]
         {
             let watched = super::fast_path::watched_token(conn, active);
+            // Without memory, `send` fails, and only the general path checks that.
+            let watched = watched.filter(|_| !self.memory.is_used_up());
             self.entries.watch(watched);
         }
         state

@@ -14,7 +14,7 @@
 //! |---|---|---|
 //! | [`begin_plain`](Engine::begin_plain) | plain, readable, nothing undelivered, memory available, reads not logged | 639, 33 |
 //! | [`only_frame`](Engine::only_frame) | the read is exactly one frame with a `u32` length, and no partial frame is held | 112, 0 |
-//! | [`watched_token`] | plain, and no entry borrowed mutably since the last look-up | 235, 238 |
+//! | [`watched_token`] | plain, memory available, and no entry borrowed mutably since the last look-up | 235, 238 |
 //! | [`send_short`](Engine::send_short) | to the watched connection, `u32` length, fits the batch and the high watermark | 99, 102 |
 //! | [`end_plain`](Engine::end_plain) | all bytes decoded, nothing left to read, still plain | 332, 21 |
 //!

@@ -2,10 +2,11 @@
 //!
 //! The budget counts the buffers that the pool has lent and the queues of datagram sockets. The
 //! buffers hold partial frames, undelivered input and queued output, which includes owned payloads.
-//! While the budget is used up, no connection is read and `send` fails. There are two exceptions:
-//! the input of a closing connection is read and discarded, and the active connection may fill its
-//! batch up to the high watermark. When less than seven eighths of the budget are in use, paused
-//! connections resume in the order in which they were paused.
+//! While the budget is used up, no connection is read and `send` fails. There are two exceptions.
+//! The input of a closing connection is read and discarded. The fast path checks the budget before
+//! a read, but not before each reply to the frames of this read; these replies stay below the high
+//! watermark. When less than seven eighths of the budget are in use, paused connections resume in
+//! the order in which they were paused.
 //!
 //! Frames that are never completed, and peers that do not read, may use up the budget, so that no
 //! connection can make progress. A deadline resolves this: when it passes, the engine aborts the

@@ -129,6 +129,9 @@ impl Engine {
 
     /// Appends a frame to the batch of the active connection.
     pub(super) fn send_batched<P: EncodePayload>(&mut self, payload: P) -> Result<Sent, SendError> {
+        if self.memory.is_used_up() {
+            return self.batch_without_memory();
+        }
         let active = &mut self.active;
         let before = active.batch.len();
         payload.encode(&active.framing, &mut active.batch)?;
@@ -150,13 +153,17 @@ impl Engine {
             batch.truncate(before);
             return Err(queue_full(conn, before));
         }
-        if self.memory.is_used_up() {
-            batch.truncate(before);
-            self.await_memory(token);
-            return Err(SendError::Full);
-        }
         let stats = &mut self.telemetry.stats;
         Ok(accepted(conn, queued, &self.config, stats))
+    }
+
+    /// Refuses a frame for the batch because the memory budget is used up. The kernel may not take
+    /// the batch, which would then need memory.
+    #[cold]
+    fn batch_without_memory(&mut self) -> Result<Sent, SendError> {
+        let token = self.active.token.ok_or(SendError::Gone)?;
+        self.await_memory(token);
+        Err(SendError::Full)
     }
 
     /// Appends a frame to the write queue of a connection.

@@ -148,6 +148,36 @@ fn send_refused_while_connecting_is_notified_after_open(transport: Transport) {
     }
 }
 
+/// The frames arrived while memory was available, so they are delivered. Each dispatch delivers two
+/// frames. Only the replies of the first dispatch are accepted.
+fn send_fails_in_the_dispatch_while_memory_is_used_up(transport: Transport) {
+    let config = Config {
+        frame_budget: 2,
+        write_low_bytes: 4096,
+        memory_bytes_max: 64 * 1024,
+        ..Config::default()
+    };
+    let mut reactor = transport.reactor_with(config);
+    let [slow, quick] = [(); 2].map(|()| transport.script());
+    slow.then_write([WriteResult::Fails(ErrorKind::WouldBlock)]);
+    let slow = open(&mut reactor, slow, Framing::raw());
+    let conn = open(&mut reactor, quick, Framing::length_u32());
+    let frames = [b'a', b'b', b'c', b'd', b'e', b'f'].map(|byte| [0, 0, 0, 1, byte]);
+    quick.then_read([bytes(&frames.concat())]);
+    event(&mut reactor, conn, Ready::READABLE);
+    let sent = reactor.with(|_, cx| cx.send(slow, &[0; 64 * 1024]).map(drop));
+    sent.expect("the queue has space");
+    for _ in 0..3 {
+        turn(&mut reactor);
+    }
+    assert_eq!(reactor.handler.frames.concat(), b"abcdef");
+    assert_eq!(quick.calls().written, frames[..2].concat());
+    assert_eq!(reactor.handler.drains, 0);
+    reactor.with(|_, cx| cx.abort(slow));
+    turn(&mut reactor);
+    assert_eq!(reactor.handler.drains, 1, "sending may continue");
+}
+
 /// Runs only over the plain transport, because datagram sockets have no filter.
 #[test]
 fn queued_datagrams_count_in_the_memory_budget() {
@@ -203,6 +233,7 @@ fn memory_deadline_without_waiters_aborts_no_connection(transport: Transport) {
 on_all_transports! {
     closed_connection_waiting_for_memory_is_read_to_its_end,
     memory_deadline_without_waiters_aborts_no_connection,
+    send_fails_in_the_dispatch_while_memory_is_used_up,
     connection_paused_for_memory_is_read_once_memory_is_free,
     waiter_that_uses_up_the_memory_keeps_the_next_waiting,
     memory_waiter_that_ends_its_output_is_not_notified,
