@@ -43,7 +43,8 @@ pub(crate) struct Active {
     /// Largest written batch since the last trim, in bytes; zero if none was larger than
     /// `BATCH_LEN_BASE`.
     pub(super) batch_peak: usize,
-    /// Buffer for the header and the trailer of an owned payload.
+    /// Buffer for the header and the trailer of an owned payload. Not from the pool, because after
+    /// a panic of the codec the pool would always count it as lent.
     pub(super) envelope: Buf,
 }
 
