@@ -1,5 +1,8 @@
 //! Tests of the configurations and their checks.
 
+use std::io;
+
+use super::check::READ_LEN_MAX;
 use super::*;
 use crate::codec::Framing;
 use crate::memory::Buf;
