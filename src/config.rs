@@ -12,7 +12,7 @@ mod check;
 /// a peer could make grow. A *budget* is the work allowed per turn; further work waits for the next
 /// turn. A *limit* is a maximum: bytes, connections or posts that exceed it are rejected.
 ///
-/// Most fields have a method of the same name that sets them, for example:
+/// Each field has a method of the same name that sets it, for example:
 ///
 /// ```
 /// use std::time::Duration;
@@ -478,6 +478,11 @@ impl Config {
         connections_max: usize,
         connections_per_addr_max: usize,
         datagram_len_max: usize,
+        preparing_max: usize,
+        #[cfg(feature = "tls")]
+        tls_handshake_budget: usize,
+        #[cfg(feature = "tls")]
+        tls_handshake_timeout: Duration,
         datagram_batches: bool,
         datagram_queue_bytes_max: usize,
         timer_budget: usize,

@@ -21,10 +21,11 @@ macro_rules! setters {
 /// value without `Some`.
 macro_rules! field_setters {
     (
-        $type:ident: $($field:ident: $value:ty),+;
+        $type:ident: $($(#[$attribute:meta])* $field:ident: $value:ty),+;
         optional: $($optional:ident: $inner:ty),+ $(,)?
     ) => {
         $(
+            $(#[$attribute])*
             #[doc = concat!(
                 "Sets [`", stringify!($field), "`](", stringify!($type), "#structfield.",
                 stringify!($field), ")."

@@ -39,6 +39,33 @@ fn default_limits_fit_a_256_kib_frame_and_its_echo() {
     );
 }
 
+/// Returns the names in the lines of `block` that begin with `prefix` and contain `name: type`.
+fn names_in(block: &str, prefix: &str) -> Vec<String> {
+    let lines = block.lines().map(str::trim);
+    let names = lines.filter_map(|line| line.strip_prefix(prefix)?.split_once(": "));
+    let names = names.map(|(name, _)| name.to_owned());
+    names.filter(|name| !name.contains(' ')).collect()
+}
+
+/// Compares the source, because a field without a method is no error for the compiler.
+#[test]
+fn every_config_field_has_a_method_that_sets_it() {
+    let source = include_str!("../config.rs");
+    let block = |start: &str, end: &str| {
+        let (_, rest) = source.split_once(start).expect("the block exists");
+        rest.split_once(end).expect("the block has an end").0
+    };
+    for (name, count_min) in [("Config", 30), ("Limits", 8)] {
+        let mut fields = names_in(block(&format!("pub struct {name} {{"), "\n}"), "pub ");
+        let setters = format!("field_setters! {{\n        {name}:");
+        let mut methods = names_in(block(&setters, "\n    }"), "");
+        assert!(fields.len() >= count_min, "{fields:?}");
+        fields.sort_unstable();
+        methods.sort_unstable();
+        assert_eq!(fields, methods, "{name}");
+    }
+}
+
 type Spoil = fn(&mut Config);
 
 /// Checks that the changed default configuration is rejected with this message.

@@ -104,6 +104,7 @@ impl Engine {
         config.check()?;
         // A read into the read buffer must not exceed the read budget of a turn.
         config.read_len_max = config.read_len_max.min(config.read_budget_bytes);
+        config.busy_poll = config.busy_poll.filter(|time| !time.is_zero());
         let timeouts = Timeouts::new(&config.limits());
         let now = os.now();
         let recorder = Recorder::new(now, config.recording_events_max);
@@ -234,5 +235,21 @@ impl std::fmt::Debug for Engine {
             .field("ready", &self.queues.ready.len())
             .field("stats", &self.stats())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::os::sim::World;
+
+    #[test]
+    fn busy_poll_of_zero_is_off() {
+        for (time, expected) in [(0, None), (1, Some(Duration::from_nanos(1)))] {
+            let config = Config::new().busy_poll(Duration::from_nanos(time));
+            let engine = Engine::new(config, World::current().os());
+            let engine = engine.expect("the simulated poll opens");
+            assert_eq!(engine.config.busy_poll, expected);
+        }
     }
 }
