@@ -52,22 +52,30 @@ impl<H: Handler> Reactor<H> {
         self.read_buffer.trim();
     }
 
-    /// Runs posts of other threads, within the budget. New posts, and a requested shutdown, are
-    /// taken from the queue only after all posts that were taken earlier have run.
+    /// Starts a requested shutdown, then runs posts of other threads, within the budget. New posts
+    /// are taken from the queue only after all posts that were taken earlier have run.
     pub(super) fn run_posted(&mut self) {
-        if self.posted.is_empty() {
-            if !self.inlet.is_pending() {
-                return;
-            }
-            if let Some(plan) = self.inlet.take(&mut self.posted) {
-                self.engine.shutdown(plan);
-                self.report_phases();
-            }
+        if self.inlet.is_pending() {
+            self.take_posted();
+        } else if self.posted.is_empty() {
+            return;
         }
         for _ in 0..self.engine.config.post_budget {
             if !self.run_next_post() {
                 return;
             }
+        }
+    }
+
+    /// Takes new posts, if no earlier post waits, and starts a requested shutdown.
+    fn take_posted(&mut self) {
+        let plan = match self.posted.is_empty() {
+            true => self.inlet.take(&mut self.posted),
+            false => self.inlet.take_shutdown(),
+        };
+        if let Some(plan) = plan {
+            self.engine.shutdown(plan);
+            self.report_phases();
         }
     }
 

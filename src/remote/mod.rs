@@ -203,9 +203,11 @@ impl<H: Handler> Remote<H> {
 
     /// Shuts the reactor down, like [`Context::shutdown`].
     ///
-    /// The call works even if the queue of posts is full. Posts that the loop has already taken
-    /// from the queue run before the shutdown begins. If the reactor was dropped, the call does
-    /// nothing and returns `Ok`.
+    /// The shutdown begins in the current turn or the next one, before the posts that wait. So the
+    /// call works even if the queue of posts is full. Posts that still wait when the shutdown is
+    /// complete are dropped with the reactor. To shut down after a post, call
+    /// [`Context::shutdown`] in the post. If the reactor was dropped, the call does nothing and
+    /// returns `Ok`.
     ///
     /// # Errors
     ///
@@ -276,6 +278,11 @@ impl<H: Handler> Inlet<H> {
     /// shutdown.
     pub(crate) fn take(&self, posted: &mut VecDeque<Posted<H>>) -> Option<ShutdownPlan> {
         self.queue.take(posted)
+    }
+
+    /// Returns the plan of a requested shutdown, and leaves the posts in the queue.
+    pub(crate) fn take_shutdown(&self) -> Option<ShutdownPlan> {
+        self.queue.take_shutdown()
     }
 
     /// Returns a guard for the time in which the loop runs. Its drop makes the poll's descriptor

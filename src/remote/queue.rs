@@ -198,6 +198,12 @@ impl<T, W: Wake> Queue<T, W> {
         posts.shutdown.take()
     }
 
+    /// Returns the plan of a requested shutdown, and leaves the posts in the queue. The queue stays
+    /// pending, even if it has no post, until the next [`take`](Self::take).
+    pub(super) fn take_shutdown(&self) -> Option<ShutdownPlan> {
+        self.lock().shutdown.take()
+    }
+
     /// Returns true if posts or a shutdown are pending.
     pub(super) fn is_pending(&self) -> bool {
         self.state.load(Acquire) >= PENDING

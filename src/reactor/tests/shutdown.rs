@@ -174,6 +174,40 @@ fn second_shutdown_ends_the_phases_earlier_only() {
 }
 
 /// The accept budget leaves connections in the backlog. A close of the listener would reset them.
+/// A shutdown of another thread must not wait for posts that were taken before it.
+#[test]
+fn remote_shutdown_begins_before_the_waiting_posts() {
+    let mut rig = Rig::new(Config {
+        post_budget: 1,
+        ..Config::default()
+    });
+    let remote = rig.reactor.remote();
+    for _ in 0..4 {
+        let post = |log: &mut Log, cx: &mut Context<'_, Log>| {
+            log.record(&format!("post {}", cx.is_shutting_down()));
+        };
+        remote.post(post).expect("the queue has space");
+    }
+    let turn = |rig: &mut Rig| rig.reactor.turn(Some(Duration::ZERO));
+    turn(&mut rig).expect("the poll succeeds");
+    remote.shutdown(plan()).expect("the reactor is woken");
+    remote
+        .post(|log, _| log.record("late post"))
+        .expect("the queue has space");
+    for _ in 0..5 {
+        turn(&mut rig).expect("the poll succeeds");
+    }
+    let expected = [
+        "0 post false",
+        "0 Unready",
+        "0 post true",
+        "0 post true",
+        "0 post true",
+        "0 late post",
+    ];
+    assert_eq!(rig.reactor.handler.events, expected);
+}
+
 #[test]
 fn drain_accepts_the_whole_backlog_first() {
     let mut rig = Rig::new(Config {
