@@ -15,6 +15,7 @@ use crate::handler::Handler;
 use crate::id::ConnId;
 use crate::os::ConnectOptions;
 use crate::setters::setters;
+use crate::shutdown::ShutdownPhase;
 use crate::timer::TimerId;
 
 /// Delays between attempts: longer after every failure, and randomised so that the clients of a
@@ -282,7 +283,7 @@ where
             self.backoff.reset();
         }
         let is_detached = matches!(closed.reason, CloseReason::Detached(_));
-        if is_detached || cx.engine.shutdown.closes_all() || is_final(&closed.reason) {
+        if is_detached || has_reached_close(cx) || is_final(&closed.reason) {
             return None;
         }
         let delay = self.backoff.next_delay();
@@ -304,7 +305,7 @@ where
             return None;
         }
         self.state = State::Ended;
-        (!cx.engine.shutdown.closes_all()).then(|| self.open(cx, session))
+        (!has_reached_close(cx)).then(|| self.open(cx, session))
     }
 
     /// Closes the connection gracefully or cancels the next attempt. No further attempt is made
@@ -327,6 +328,11 @@ where
             State::Waiting(_) | State::Ended => None,
         }
     }
+}
+
+/// Returns true if a shutdown has reached its last phase, in which no connection can be opened.
+fn has_reached_close<H: Handler>(cx: &Context<'_, H>) -> bool {
+    cx.shutdown_phase() == Some(ShutdownPhase::Close)
 }
 
 /// Returns true if no further attempt can succeed. An `InvalidInput` of the system does not count,

@@ -8,9 +8,7 @@ use crate::event::CloseReason;
 use crate::handler::Handler;
 use crate::id::{ConnId, ListenerId, UdpId};
 use crate::os::OwnedSocket;
-#[cfg(doc)]
-use crate::shutdown::ShutdownPhase;
-use crate::shutdown::ShutdownPlan;
+use crate::shutdown::{ShutdownPhase, ShutdownPlan};
 
 /// Closing sockets, stopping the loop and shutting down.
 impl<H: Handler> Context<'_, H> {
@@ -330,7 +328,18 @@ impl<H: Handler> Context<'_, H> {
     /// check should then fail.
     #[must_use]
     pub fn is_shutting_down(&self) -> bool {
-        self.engine.shutdown.has_begun()
+        self.shutdown_phase().is_some()
+    }
+
+    /// Returns the current phase of the [shutdown](Context::shutdown); `None` if no shutdown has
+    /// begun.
+    ///
+    /// A phase is current before [`on_shutdown`](Handler::on_shutdown) reports it. The phase
+    /// [`Close`](ShutdownPhase::Close) is the last one. In this phase no connection can be opened,
+    /// so a client that opens lost connections again stops there.
+    #[must_use]
+    pub fn shutdown_phase(&self) -> Option<ShutdownPhase> {
+        self.engine.shutdown.phase()
     }
 
     /// Makes [`Reactor::run`](crate::Reactor::run) return at the end of this turn. Nothing is

@@ -54,13 +54,13 @@ impl Shutdown {
         }
     }
 
-    /// Returns true from the start of a shutdown.
-    pub(crate) fn has_begun(&self) -> bool {
-        self.phase.is_some()
+    /// Returns the current phase; `None` if no shutdown has begun.
+    pub(crate) fn phase(&self) -> Option<ShutdownPhase> {
+        self.phase
     }
 
     /// Returns true if listeners are closed once their backlogs are empty.
-    pub(crate) fn closes_listeners(&self) -> bool {
+    fn closes_listeners(&self) -> bool {
         self.phase >= Some(ShutdownPhase::Drain)
     }
 
@@ -70,7 +70,7 @@ impl Shutdown {
     }
 
     /// Returns true if no connection or socket can be opened.
-    pub(crate) fn closes_all(&self) -> bool {
+    fn closes_all(&self) -> bool {
         self.phase >= Some(ShutdownPhase::Close)
     }
 }

@@ -39,6 +39,7 @@ impl Handler for Log {
 
     fn on_shutdown(&mut self, cx: &mut Context<'_, Self>, phase: ShutdownPhase) {
         assert!(cx.is_shutting_down());
+        assert_eq!(cx.shutdown_phase(), Some(phase));
         self.record(&format!("{phase:?}"));
         let conn = cx.connect(SocketAddr::from(([127, 0, 0, 1], 9)), Framing::raw(), ());
         let is_opening = cx
@@ -173,7 +174,6 @@ fn second_shutdown_ends_the_phases_earlier_only() {
     assert_eq!(rig.run(), expected);
 }
 
-/// The accept budget leaves connections in the backlog. A close of the listener would reset them.
 /// A shutdown of another thread must not wait for posts that were taken before it.
 #[test]
 fn remote_shutdown_begins_before_the_waiting_posts() {
@@ -208,6 +208,7 @@ fn remote_shutdown_begins_before_the_waiting_posts() {
     assert_eq!(rig.reactor.handler.events, expected);
 }
 
+/// The accept budget leaves connections in the backlog. A close of the listener would reset them.
 #[test]
 fn drain_accepts_the_whole_backlog_first() {
     let mut rig = Rig::new(Config {
@@ -218,8 +219,10 @@ fn drain_accepts_the_whole_backlog_first() {
         .map(|_| rig.world.connect(rig.addr.clone()))
         .collect();
     peers.iter().for_each(|peer| _ = peer.send(b"\x01a"));
-    rig.reactor
-        .with(|_, cx| cx.shutdown(ShutdownPlan::new(10 * MS).drain_time(20 * MS)));
+    rig.reactor.with(|_, cx| {
+        assert_eq!(cx.shutdown_phase(), None);
+        cx.shutdown(ShutdownPlan::new(10 * MS).drain_time(20 * MS));
+    });
     let replies = peers.clone();
     rig.world.after(15 * MS, move || {
         for peer in replies {
