@@ -356,6 +356,24 @@ pub trait Handler: Sized {
     /// Reports that a Unix datagram socket may send to its connected peer again.
     ///
     /// Called if [`Context::send_unix_datagram`] returned `WouldBlock` before. The default does
+    /// Reports an error of a Unix datagram socket, which stays open.
+    ///
+    /// A datagram could not be received. Linux reports `ConnectionReset` if the connected peer
+    /// connects to another socket while it has unread datagrams: it has lost these datagrams. An
+    /// error of a send is not reported here, because [`Context::send_unix_datagram`] returns it.
+    /// The default does nothing.
+    ///
+    /// If 16 consecutive receives fail, the socket waits for its next datagram before it tries
+    /// again.
+    #[cfg(unix)]
+    fn on_unix_datagram_error(
+        &mut self,
+        cx: &mut Context<'_, Self>,
+        socket: UnixDatagramId,
+        error: io::Error,
+    ) {
+    }
+
     /// nothing.
     #[cfg(unix)]
     fn on_unix_writable(&mut self, cx: &mut Context<'_, Self>, socket: UnixDatagramId) {}

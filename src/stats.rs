@@ -158,8 +158,8 @@ pub struct Stats {
     /// Number of datagrams dropped because their header of the PROXY protocol is missing or
     /// invalid, or because their sender is not trusted.
     pub datagrams_refused: u64,
-    /// Number of errors of datagram sockets. Each error of a UDP socket was reported to
-    /// `on_datagram_error`.
+    /// Number of errors of datagram sockets. Each was reported to `on_datagram_error` or
+    /// `on_unix_datagram_error`.
     pub datagram_errors: u64,
 }
 

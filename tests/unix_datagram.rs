@@ -22,6 +22,8 @@ type Received = (UnixAddr, Vec<u8>, bool);
 #[derive(Default)]
 struct Echo {
     received: Vec<Received>,
+    /// Errors that `on_unix_datagram_error` reported.
+    errors: Vec<ErrorKind>,
     /// Number of calls of `on_unix_writable`.
     writable: usize,
     /// True if a datagram closes the socket.
@@ -52,6 +54,18 @@ impl Handler for Echo {
             cx.send_unix_datagram(socket, Some(from), data)
                 .expect("the receive queue of the sender has space");
         }
+        if self.closes_at_once {
+            cx.close_unix_datagram(socket);
+        }
+    }
+
+    fn on_unix_datagram_error(
+        &mut self,
+        cx: &mut Context<'_, Self>,
+        socket: UnixDatagramId,
+        error: std::io::Error,
+    ) {
+        self.errors.push(error.kind());
         if self.closes_at_once {
             cx.close_unix_datagram(socket);
         }
@@ -424,8 +438,17 @@ fn flood_of_unix_datagrams_is_spread_over_turns() {
 #[test]
 #[cfg(target_os = "linux")]
 fn datagrams_queued_behind_an_error_are_delivered() {
+    for closes in [false, true] {
+        receive_error_then_datagram(closes);
+    }
+}
+
+/// If the callback of the error closes the socket, the datagram is dropped.
+#[cfg(target_os = "linux")]
+fn receive_error_then_datagram(closes: bool) {
     let (mut reactor, socket, bound) = listening("left", Config::default());
     reactor.handler_mut().is_silent = true;
+    reactor.handler_mut().closes_at_once = closes;
     let [own, elsewhere] = ["leaving", "elsewhere"].map(Bound::new);
     let peer = StdDatagram::bind(&own.0).expect("the path is free");
     let _other = StdDatagram::bind(&elsewhere.0).expect("the path is free");
@@ -447,5 +470,6 @@ fn datagrams_queued_behind_an_error_are_delivered() {
         .iter()
         .map(|c| &c.1[..])
         .collect();
-    assert_eq!(received, [b"last words"]);
+    assert_eq!(received, [b"last words"][usize::from(closes)..]);
+    assert_eq!(reactor.handler().errors, [ErrorKind::ConnectionReset]);
 }

@@ -219,6 +219,13 @@ impl<H: Handler> Callbacks<'_, H> {
     }
 
     #[cfg(unix)]
+    pub(super) fn unix_datagram_error(self, id: UnixDatagramId, error: io::Error) {
+        self.call("on_unix_datagram_error", Some(id.into()), |handler, cx| {
+            handler.on_unix_datagram_error(cx, id, error);
+        });
+    }
+
+    #[cfg(unix)]
     pub(super) fn unix_datagram(self, id: UnixDatagramId, datagram: UnixDatagram<'_>) {
         self.call("on_unix_datagram", Some(id.into()), |handler, cx| {
             handler.on_unix_datagram(cx, id, datagram);

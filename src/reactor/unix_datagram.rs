@@ -34,6 +34,7 @@ impl<H: Handler> Reactor<H> {
                         entry.state.read_would_block();
                     }
                     self.engine.datagram_failed(id, &error);
+                    self.callbacks().unix_datagram_error(id, error);
                     continue;
                 }
             };

@@ -17,7 +17,8 @@ mod ops;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
-use std::os::unix::net::UnixDatagram;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr as SocketAddrOfUnix, UnixDatagram};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -167,6 +168,7 @@ impl Stage {
                     self.unixes[0].send(payload).expect("the datagram is sent");
                 }
             }
+            Callback::UnixDatagramError => self.leave_unread_datagram(),
             Callback::UnixWritable => self.fill_and_empty_unix_queue(),
             Callback::Timer => drop(reactor.with(|_, cx| cx.set_timer(Duration::ZERO, 0))),
             Callback::SendRefused => {
@@ -228,6 +230,21 @@ impl Stage {
         for payload in [b"1", b"2", b"3"] {
             self.udp.send_to(payload, to).expect("the datagram is sent");
         }
+    }
+
+    /// Makes the peer of the first Unix socket connect to another socket while it has an unread
+    /// datagram. Linux reports the loss of the datagram to the first socket.
+    fn leave_unread_datagram(&mut self) {
+        let unix = self.cast.unixes.open[0];
+        let sent = self
+            .reactor
+            .with(|_, cx| cx.send_unix_datagram(unix, None, b"1"));
+        sent.expect("the receive queue of the peer has space");
+        let name = format!("unstick reentrancy {}", std::process::id());
+        let other = SocketAddrOfUnix::from_abstract_name(name).expect("the name is short");
+        let _other = UnixDatagram::bind_addr(&other).expect("the name is free");
+        let connected = self.unixes[0].connect_addr(&other);
+        connected.expect("the other socket is bound");
     }
 
     /// Sends on the first Unix socket until a send fails. Then receives all datagrams at its peer.

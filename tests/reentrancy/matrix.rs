@@ -661,6 +661,10 @@ impl Handler for Matrix {
         self.entered(cx, Callback::UnixDatagram, of_unix(unix));
     }
 
+    fn on_unix_datagram_error(&mut self, cx: &mut Cx<'_>, unix: UnixDatagramId, _: std::io::Error) {
+        self.entered(cx, Callback::UnixDatagramError, of_unix(unix));
+    }
+
     fn on_unix_writable(&mut self, cx: &mut Cx<'_>, unix: UnixDatagramId) {
         self.entered(cx, Callback::UnixWritable, of_unix(unix));
     }

@@ -139,6 +139,7 @@ pub(crate) enum Callback {
     Datagram,
     DatagramError,
     UnixDatagram,
+    UnixDatagramError,
     UnixWritable,
     Timer,
     SendRefused,
@@ -147,7 +148,7 @@ pub(crate) enum Callback {
     Outside,
 }
 
-pub(crate) const CALLBACKS: [Callback; 22] = [
+pub(crate) const CALLBACKS: [Callback; 23] = [
     Callback::OpenAccepted,
     Callback::OpenConnected,
     Callback::OpenAdopted,
@@ -165,6 +166,7 @@ pub(crate) const CALLBACKS: [Callback; 22] = [
     Callback::Datagram,
     Callback::DatagramError,
     Callback::UnixDatagram,
+    Callback::UnixDatagramError,
     Callback::UnixWritable,
     Callback::Timer,
     Callback::SendRefused,
