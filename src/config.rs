@@ -43,7 +43,8 @@ mod check;
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Config {
-    /// Maximum length of one read, in bytes. Allowed: 1 to 1 GiB.
+    /// Maximum length of one read, in bytes. Allowed: 1 to 1 GiB. A value above `read_budget_bytes`
+    /// counts as `read_budget_bytes`.
     ///
     /// Default: 260 KiB, which fits sixteen frames of 16 KiB, or one frame of 256 KiB, with their
     /// headers. All reads share one buffer. It starts with 68 KiB and grows, up to this limit, if
@@ -477,12 +478,12 @@ impl Config {
         memory_deadline: Duration,
         connections_max: usize,
         connections_per_addr_max: usize,
-        datagram_len_max: usize,
         preparing_max: usize,
         #[cfg(feature = "tls")]
         tls_handshake_budget: usize,
         #[cfg(feature = "tls")]
         tls_handshake_timeout: Duration,
+        datagram_len_max: usize,
         datagram_batches: bool,
         datagram_queue_bytes_max: usize,
         timer_budget: usize,

@@ -182,9 +182,9 @@ pub enum SendError {
     /// The payload would make the write queue exceed its limit, or the reactor's
     /// [`Config::memory_bytes_max`](crate::Config::memory_bytes_max) is used up.
     ///
-    /// For a connection, `on_drained` follows: send again then. A payload that does not fit into an
-    /// empty queue will never be accepted. For a datagram no callback follows, and the datagram is
-    /// dropped.
+    /// For a connection, `on_drained` follows: send again then. One exception: if the write queue
+    /// is empty, the payload alone exceeds its limit. Such a payload is never accepted, and no
+    /// `on_drained` follows. For a datagram no callback follows, and the datagram is dropped.
     Full,
     /// The payload cannot be encoded as a frame. Another attempt with this payload will fail too.
     Frame(FrameError),

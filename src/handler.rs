@@ -33,6 +33,9 @@ use crate::{datagram::UnixDatagram, id::UnixDatagramId};
 /// callback. `on_hangup` may come before the remaining callbacks, while the connection is not read.
 /// `on_peek` may also follow `on_half_close`.
 ///
+/// No callback is called when the [`Reactor`](crate::Reactor) is dropped. So connections that are
+/// open at that time get no `on_close`: call [`Context::shutdown`] first.
+///
 /// # Panics
 ///
 /// A panic in a callback unwinds out of [`Reactor::turn`](crate::Reactor::turn) or
@@ -353,9 +356,6 @@ pub trait Handler: Sized {
     ) {
     }
 
-    /// Reports that a Unix datagram socket may send to its connected peer again.
-    ///
-    /// Called if [`Context::send_unix_datagram`] returned `WouldBlock` before. The default does
     /// Reports an error of a Unix datagram socket, which stays open.
     ///
     /// A datagram could not be received. Linux reports `ConnectionReset` if the connected peer
@@ -374,6 +374,9 @@ pub trait Handler: Sized {
     ) {
     }
 
+    /// Reports that a Unix datagram socket may send to its connected peer again.
+    ///
+    /// Called if [`Context::send_unix_datagram`] returned `WouldBlock` before. The default does
     /// nothing.
     #[cfg(unix)]
     fn on_unix_writable(&mut self, cx: &mut Context<'_, Self>, socket: UnixDatagramId) {}

@@ -58,7 +58,7 @@ pub struct ShutdownPlan {
 
 impl ShutdownPlan {
     /// Creates a plan whose only phase is [`Close`](ShutdownPhase::Close). With a `close_time` of
-    /// zero, the connections are aborted in this turn or the next.
+    /// zero, the connections are aborted at most one millisecond and one turn later.
     #[must_use]
     pub fn new(close_time: Duration) -> Self {
         Self {

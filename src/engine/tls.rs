@@ -129,7 +129,8 @@ impl Engine {
             return ControlFlow::Break(());
         };
         // Undecoded plaintext after the request for TLS may come from an attacker. After the
-        // handshake it would look as if the peer had sent it with TLS (CVE-2021-23222).
+        // handshake it would look as if the peer had sent it with TLS. CVE-2021-23214 is this error
+        // in the server of PostgreSQL, CVE-2021-23222 in its client.
         let held = conn.assembler.len();
         if held > 0 {
             self.reject(token, CloseReason::Tls(TlsError::PLAINTEXT_BEFORE_TLS));

@@ -303,8 +303,9 @@ impl<H: Handler> Reactor<H> {
         &mut self.handler
     }
 
-    /// Drops the reactor and returns the handler. Open sockets are closed without a flush and
-    /// without `on_close`. To close them cleanly, call [`Context::shutdown`] first.
+    /// Drops the reactor and returns the handler. As in any drop of a reactor, open sockets are
+    /// closed without a flush and without `on_close`. To close them cleanly, call
+    /// [`Context::shutdown`] first.
     #[must_use]
     pub fn into_handler(self) -> H {
         self.handler
