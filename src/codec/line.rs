@@ -28,7 +28,7 @@ impl Codec for Line {
             return self.decode_on(scanned, bytes);
         }
         match self.find_end(bytes) {
-            Some(end) if end < bytes.len() => self.frame(0, bytes, end),
+            Some(end) => self.frame(0, bytes, end),
             None if bytes.len() <= self.limit.len => {
                 scanned.to = bytes.len();
                 Ok(Step::Need(bytes.len().saturating_add(1)))

@@ -89,6 +89,7 @@ impl<T: Default> BufferPool<T> {
 
     /// Takes a box back, for reuse.
     pub(crate) fn put_box(&mut self, spare: Box<T>) {
+        debug_assert!(self.boxes_lent > 0, "the pool must have lent the box");
         self.boxes_lent = self.boxes_lent.saturating_sub(1);
         self.boxes.push(spare);
     }
