@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd as OwnedSocket;
 use std::os::windows::io::OwnedSocket;
 use std::{fmt, io};
 
-use crate::conn::Skip;
+use crate::conn::UnfinishedSkip;
 use crate::error::FrameError;
 use crate::id::ListenerId;
 use crate::proxy_header::{ProxyError, ProxyHeader};
@@ -317,7 +317,7 @@ pub struct Detached {
     /// byte may be inside a frame, because the kernel may have taken a part of it.
     pub unsent: Vec<u8>,
     /// Skip that continues at the first byte of `undelivered`.
-    pub(crate) skip: Skip,
+    pub(crate) skip: UnfinishedSkip,
     pub(crate) proxied: Option<Box<ProxyHeader>>,
 }
 
@@ -329,7 +329,7 @@ impl Detached {
             socket: socket.into(),
             undelivered: Vec::new(),
             unsent: Vec::new(),
-            skip: Skip::None,
+            skip: UnfinishedSkip::None,
             proxied: None,
         }
     }
@@ -344,7 +344,7 @@ impl Detached {
     /// continues without a reactor has to find the end of this frame itself.
     #[must_use]
     pub fn is_skipping(&self) -> bool {
-        !matches!(self.skip, Skip::None)
+        !matches!(self.skip, UnfinishedSkip::None)
     }
 }
 

@@ -1,4 +1,5 @@
-//! A guard that runs a recovery function if its scope ends early: by a panic or by an early return.
+//! A guard that runs a recovery function when its scope ends: by a panic, by an early return, or at
+//! its end if the guard was not disarmed.
 
 use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut};
@@ -12,12 +13,12 @@ use std::ops::{Deref, DerefMut};
 /// The value and the function must contain only references and ids. Disarming does not drop them,
 /// so owned memory would leak.
 #[derive(Debug)]
-pub(crate) struct OnUnwind<T, F: FnMut(&mut T)> {
+pub(crate) struct ScopeGuard<T, F: FnMut(&mut T)> {
     value: T,
     recover: F,
 }
 
-impl<T, F: FnMut(&mut T)> OnUnwind<T, F> {
+impl<T, F: FnMut(&mut T)> ScopeGuard<T, F> {
     pub(crate) fn new(value: T, recover: F) -> Self {
         Self { value, recover }
     }
@@ -29,7 +30,7 @@ impl<T, F: FnMut(&mut T)> OnUnwind<T, F> {
     }
 }
 
-impl<T, F: FnMut(&mut T)> Deref for OnUnwind<T, F> {
+impl<T, F: FnMut(&mut T)> Deref for ScopeGuard<T, F> {
     type Target = T;
 
     fn deref(&self) -> &T {
@@ -37,13 +38,13 @@ impl<T, F: FnMut(&mut T)> Deref for OnUnwind<T, F> {
     }
 }
 
-impl<T, F: FnMut(&mut T)> DerefMut for OnUnwind<T, F> {
+impl<T, F: FnMut(&mut T)> DerefMut for ScopeGuard<T, F> {
     fn deref_mut(&mut self) -> &mut T {
         &mut self.value
     }
 }
 
-impl<T, F: FnMut(&mut T)> Drop for OnUnwind<T, F> {
+impl<T, F: FnMut(&mut T)> Drop for ScopeGuard<T, F> {
     fn drop(&mut self) {
         (self.recover)(&mut self.value);
     }
@@ -60,7 +61,7 @@ mod tests {
         for panics in [false, true] {
             let mut recovered = 0;
             let run = AssertUnwindSafe(|| {
-                let mut guard = OnUnwind::new(&mut recovered, |recovered| **recovered += 1);
+                let mut guard = ScopeGuard::new(&mut recovered, |recovered| **recovered += 1);
                 assert_eq!(**guard, 0);
                 **guard += 0;
                 assert!(!panics, "panic of the application");

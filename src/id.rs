@@ -161,13 +161,13 @@ id! {
 }
 id! {
     /// Id of a UDP socket.
-    UdpId, Udp, "udp"
+    UdpId, Udp, "UDP socket"
 }
 
 #[cfg(unix)]
 id! {
     /// Id of a Unix datagram socket.
-    UnixDatagramId, UnixDatagram, "unix datagram socket"
+    UnixDatagramId, UnixDatagram, "Unix datagram socket"
 }
 
 /// Id of any socket of a reactor, for calls that accept every kind.

@@ -5,7 +5,7 @@ use std::io;
 
 use super::{Codec, Framing, Kind, Out, with_builtin};
 use crate::error::FrameError;
-use crate::guard::OnUnwind;
+use crate::guard::ScopeGuard;
 use crate::memory::Buf;
 
 impl Framing {
@@ -31,9 +31,9 @@ impl Framing {
 /// guard before it is disarmed, it removes the appended bytes.
 pub(super) fn unfinished_frame<'a>(
     buf: &'a mut Buf,
-) -> OnUnwind<&'a mut Buf, impl FnMut(&mut &'a mut Buf)> {
+) -> ScopeGuard<&'a mut Buf, impl FnMut(&mut &'a mut Buf)> {
     let start = buf.len();
-    OnUnwind::new(buf, move |buf| buf.truncate(start))
+    ScopeGuard::new(buf, move |buf| buf.truncate(start))
 }
 
 /// Appends all bytes and never fails; `flush` does nothing.

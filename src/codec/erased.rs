@@ -89,22 +89,23 @@ pub(crate) struct AnyState {
     scanned: ScanState,
     /// State of a user's codec. It is only accessed by `&mut`, so the mutex is never locked. The
     /// mutex makes `AnyState` `Sync` even if the state is not.
-    own: Mutex<ErasedState>,
+    custom: Mutex<ErasedState>,
 }
 
 impl AnyState {
     /// Creates the state of a stream from its two parts: `scanned`, the state of a built-in codec,
-    /// and `own`, the state of a user's codec.
-    pub(crate) fn new(scanned: ScanState, own: ErasedState) -> Self {
-        let own = Mutex::new(own);
-        Self { scanned, own }
+    /// and `custom`, the state of a user's codec.
+    pub(crate) fn new(scanned: ScanState, custom: ErasedState) -> Self {
+        let custom = Mutex::new(custom);
+        Self { scanned, custom }
     }
 
     /// Returns true if the codec has skipped the beginning of a frame that is too long, but not yet
     /// its end.
     pub(crate) fn is_skipping(&mut self, kind: &Kind) -> bool {
-        let own = self.own.get_mut().unwrap_or_else(PoisonError::into_inner);
-        own.is_skipping || kind.is_skipping(self.scanned)
+        let custom = self.custom.get_mut();
+        let custom = custom.unwrap_or_else(PoisonError::into_inner);
+        custom.is_skipping || kind.is_skipping(self.scanned)
     }
 
     /// Decodes the start of `bytes` with one call of the codec: of `finish` if the stream
@@ -115,8 +116,8 @@ impl AnyState {
         bytes: &'a [u8],
         has_ended: bool,
     ) -> CheckedStep<'a> {
-        let Self { scanned, own } = self;
-        let custom = own.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let Self { scanned, custom } = self;
+        let custom = custom.get_mut().unwrap_or_else(PoisonError::into_inner);
         AnyDecoder {
             kind,
             scanned,
@@ -137,10 +138,10 @@ impl AnyState {
         bytes: &'a [u8],
         then: impl Fn(CheckedStep<'a>) -> T,
     ) -> T {
-        let Self { scanned, own } = self;
-        with_builtin!(kind, codec => then(check(bytes, codec.decode(scanned, bytes))), custom => {
-            let own = own.get_mut().unwrap_or_else(PoisonError::into_inner);
-            then(check(bytes, custom.decode(own, bytes)))
+        let Self { scanned, custom } = self;
+        with_builtin!(kind, codec => then(check(bytes, codec.decode(scanned, bytes))), codec => {
+            let custom = custom.get_mut().unwrap_or_else(PoisonError::into_inner);
+            then(check(bytes, codec.decode(custom, bytes)))
         })
     }
 }

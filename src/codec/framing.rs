@@ -9,7 +9,7 @@ use super::fixed::Fixed;
 use super::header_body::HeaderBody;
 use super::kind::{Kind, with_builtin};
 use super::length::{Endian, Length};
-use super::length_field::{Headed, LengthField};
+use super::length_field::{LengthField, LengthFieldCodec};
 use super::length_fn::{FrameLen, LengthFn};
 use super::line::Line;
 use super::netstring::Netstring;
@@ -476,7 +476,7 @@ impl Framing {
     /// Panics if the number of [stripped](LengthField::strip) bytes exceeds the length of the
     /// header by more than 1 MiB.
     pub fn length_field(header: LengthField) -> Self {
-        let codec = Headed::new(header, Self::LIMIT);
+        let codec = LengthFieldCodec::new(header, Self::LIMIT);
         Self::of(Kind::LengthField(Arc::new(codec)))
     }
 

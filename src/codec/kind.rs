@@ -9,7 +9,7 @@ use super::delimited::Delimited;
 use super::fixed::Fixed;
 use super::header_body::HeaderBody;
 use super::length::Length;
-use super::length_field::Headed;
+use super::length_field::LengthFieldCodec;
 use super::length_fn::LengthFn;
 use super::line::Line;
 use super::netstring::Netstring;
@@ -31,20 +31,20 @@ pub(crate) enum Kind {
     // The following codecs are stored behind an `Arc`, so that `Kind` is small: a dispatch clones
     // it.
     Delimited(Arc<Delimited>),
-    LengthField(Arc<Headed>),
+    LengthField(Arc<LengthFieldCodec>),
     HeaderBody(Arc<HeaderBody>),
     LengthFn(Arc<LengthFn>),
     Between(Arc<Between>),
     Custom(Arc<ErasedCodec>),
 }
 
-/// Evaluates `$builtin` with the codec of a built-in kind, or `$own` with a custom codec. The form
-/// with one expression evaluates this expression with either codec.
+/// Evaluates `$builtin` with the codec of a built-in kind, or `$by_custom` with a custom codec. The
+/// form with one expression evaluates this expression with either codec.
 macro_rules! with_builtin {
     ($kind:expr, $codec:ident => $any:expr) => {
         with_builtin!($kind, $codec => $any, $codec => $any)
     };
-    ($kind:expr, $codec:ident => $builtin:expr, $custom:ident => $own:expr) => {
+    ($kind:expr, $codec:ident => $builtin:expr, $custom:ident => $by_custom:expr) => {
         match $kind {
             Kind::Raw($codec) => $builtin,
             Kind::Length($codec) => $builtin,
@@ -57,7 +57,7 @@ macro_rules! with_builtin {
             Kind::HeaderBody($codec) => $builtin,
             Kind::LengthFn($codec) => $builtin,
             Kind::Between($codec) => $builtin,
-            Kind::Custom($custom) => $own,
+            Kind::Custom($custom) => $by_custom,
         }
     };
 }

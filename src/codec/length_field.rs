@@ -224,12 +224,12 @@ const STRIPPED_BODY_MAX: usize = 1 << 20;
 
 /// Codec that a [`LengthField`] describes.
 #[derive(Debug, Clone)]
-pub(crate) struct Headed {
+pub(crate) struct LengthFieldCodec {
     pub(crate) field: LengthField,
     pub(crate) limit: Limit,
 }
 
-impl Headed {
+impl LengthFieldCodec {
     /// Creates the codec that `field` describes.
     ///
     /// # Panics
@@ -247,9 +247,9 @@ impl Headed {
     }
 }
 
-impl BuiltinCodec for Headed {}
+impl BuiltinCodec for LengthFieldCodec {}
 
-impl Codec for Headed {
+impl Codec for LengthFieldCodec {
     type State = ScanState;
 
     fn decode(&self, _: &mut ScanState, bytes: &[u8]) -> Result<Step, FrameError> {
@@ -310,12 +310,12 @@ mod tests {
     use super::*;
     use crate::memory::Buf;
 
-    fn headed(field: &LengthField) -> Headed {
+    fn headed(field: &LengthField) -> LengthFieldCodec {
         with_limit(field, 1 << 20)
     }
 
-    fn with_limit(field: &LengthField, limit: usize) -> Headed {
-        Headed {
+    fn with_limit(field: &LengthField, limit: usize) -> LengthFieldCodec {
+        LengthFieldCodec {
             field: field.clone(),
             limit: Limit::of(limit),
         }

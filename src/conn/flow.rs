@@ -38,9 +38,9 @@ impl Credit {
         }
     }
 
-    /// Records a skipped frame, which is not deducted. It only ends the exception for the frame
-    /// during which the first grant was made.
-    pub(crate) fn spend_nothing(&mut self) {
+    /// Leaves the credit unchanged after a skipped frame or a peek. Only ends the exception for the
+    /// frame during which the first grant was made.
+    pub(crate) fn keep(&mut self) {
         self.is_fresh = false;
     }
 }

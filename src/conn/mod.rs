@@ -20,7 +20,7 @@ use crate::memory::BufferPool;
 
 pub(crate) use assembler::Assembler;
 pub(crate) use flow::Credit;
-pub(crate) use partial::Skip;
+pub(crate) use partial::UnfinishedSkip;
 pub(crate) use record::DecodeInput;
 pub(crate) use sink::{Delivery, Failed, Flow, FrameSink};
 pub(crate) use state::{Action, MemoryResume, Readiness, State, Watermark};

@@ -94,7 +94,7 @@ pub(super) type FormerStep = dyn for<'a> FnMut(&'a [u8], bool) -> CheckedStep<'a
 /// An unfinished skip of a frame, as a detached connection passes it to the connection that adopts
 /// its bytes.
 #[derive(Debug, Default)]
-pub(crate) enum Skip {
+pub(crate) enum UnfinishedSkip {
     #[default]
     None,
     /// The next `left >= 1` bytes of the stream are skipped.
@@ -417,16 +417,16 @@ impl Partial {
 
     /// Returns a copy of the bytes, and the unfinished skip of a frame, if there is one. Removes
     /// the former framing, which becomes a part of the skip.
-    pub(super) fn content(&mut self, pool: &mut Pool) -> (Vec<u8>, Skip) {
+    pub(super) fn content(&mut self, pool: &mut Pool) -> (Vec<u8>, UnfinishedSkip) {
         self.buf.settle(pool);
         let bytes = self.buf.bytes().to_vec();
         let skip = match (self.former.take(), self.left_to_skip()) {
-            (Some(framing), _) => Skip::ToEnd {
+            (Some(framing), _) => UnfinishedSkip::ToEnd {
                 framing,
                 decoded_len: bytes.len(),
             },
-            (None, 0) => Skip::None,
-            (None, left) => Skip::Bytes { left },
+            (None, 0) => UnfinishedSkip::None,
+            (None, left) => UnfinishedSkip::Bytes { left },
         };
         (bytes, skip)
     }

@@ -1,7 +1,7 @@
 //! Sessions: the application's state of each connection.
 
 use super::Context;
-use crate::guard::OnUnwind;
+use crate::guard::ScopeGuard;
 use crate::handler::Handler;
 use crate::id::ConnId;
 
@@ -103,7 +103,7 @@ impl<H: Handler> Context<'_, H> {
         let key = conn.0.key();
         // The guard puts the session back, also if `f` panics.
         let session = Some(self.sessions.take(key));
-        let mut lent = OnUnwind::new((self, session), |(cx, session)| {
+        let mut lent = ScopeGuard::new((self, session), |(cx, session)| {
             if let Some(session) = session.take() {
                 cx.sessions.put(key, session);
             }

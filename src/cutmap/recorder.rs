@@ -61,7 +61,7 @@ impl Recorder {
     }
 
     /// Records an event of a connection.
-    pub(crate) fn note(&mut self, conn: Token, kind: EventKind, offset: u64, len: u64) {
+    pub(crate) fn record(&mut self, conn: Token, kind: EventKind, offset: u64, len: u64) {
         self.push(Event {
             socket: SocketId::Conn(crate::ConnId(conn)),
             at: self.at,
@@ -72,7 +72,7 @@ impl Recorder {
     }
 
     /// Records an event of a datagram, with the next number of its direction.
-    pub(crate) fn note_datagram(&mut self, socket: UdpId, kind: EventKind, len: usize) {
+    pub(crate) fn record_datagram(&mut self, socket: UdpId, kind: EventKind, len: usize) {
         let (sent, received) = self.datagrams.entry(socket).or_default();
         let number = match kind.is_outgoing_datagram() {
             true => sent,
@@ -144,7 +144,7 @@ mod tests {
         for len_max in [0, 1, 2, 7, 100] {
             let mut recorder = Recorder::new(Instant::now(), len_max);
             for offset in 0..20 {
-                recorder.note(token(), EventKind::Read, offset, 1);
+                recorder.record(token(), EventKind::Read, offset, 1);
             }
             let recording = recorder.take(Instant::now());
             let offsets: Vec<_> = recording
@@ -165,7 +165,7 @@ mod tests {
         let later = now + Duration::from_secs(1);
         for now in [later, now] {
             recorder.pass(now);
-            recorder.note(token(), EventKind::Read, 0, 1);
+            recorder.record(token(), EventKind::Read, 0, 1);
         }
         let recording = recorder.take(Instant::now());
         assert_eq!(recording.events()[0].at, recording.events()[1].at);
@@ -177,10 +177,10 @@ mod tests {
         let mut id = |key| UdpId(Token::new(key, generations.take()));
         let (one, other) = (id(0), id(1));
         let mut recorder = Recorder::new(Instant::now(), 9);
-        recorder.note_datagram(one, EventKind::DatagramSent, 5);
-        recorder.note_datagram(other, EventKind::DatagramSent, 5);
-        recorder.note_datagram(one, EventKind::DatagramDropped, 5);
-        recorder.note_datagram(one, EventKind::DatagramReceived, 5);
+        recorder.record_datagram(one, EventKind::DatagramSent, 5);
+        recorder.record_datagram(other, EventKind::DatagramSent, 5);
+        recorder.record_datagram(one, EventKind::DatagramDropped, 5);
+        recorder.record_datagram(one, EventKind::DatagramReceived, 5);
         let recording = recorder.take(Instant::now());
         let (sent, received) = recording.datagrams(one);
         let numbers: Vec<_> = sent.iter().map(|event| event.offset).collect();

@@ -31,7 +31,7 @@ impl Recording {
     ///
     /// ```text
     /// {"socket":"connection 1v3","event":"read","offset":0,"len":9,"t_us":4}
-    /// {"socket":"udp 2v4","event":"datagram-received","offset":0,"len":9,"t_us":4}
+    /// {"socket":"UDP socket 2v4","event":"datagram-received","offset":0,"len":9,"t_us":4}
     /// ```
     #[must_use]
     pub fn to_json_lines(&self) -> String {
@@ -247,14 +247,14 @@ mod tests {
             header_len: 2,
             trailer_len: 0,
         };
-        recorder.note(token, EventKind::Send, 0, 10);
-        recorder.note(token, EventKind::Send, 10, 10);
+        recorder.record(token, EventKind::Send, 0, 10);
+        recorder.record(token, EventKind::Send, 10, 10);
         recorder.pass(began + Duration::from_micros(7));
-        recorder.note(token, EventKind::Write, 0, 20);
-        recorder.note(token, EventKind::Read, 0, 11);
-        recorder.note(token, frame, 0, 10);
-        recorder.note(token, EventKind::Read, 11, 9);
-        recorder.note(token, frame, 10, 10);
+        recorder.record(token, EventKind::Write, 0, 20);
+        recorder.record(token, EventKind::Read, 0, 11);
+        recorder.record(token, frame, 0, 10);
+        recorder.record(token, EventKind::Read, 11, 9);
+        recorder.record(token, frame, 10, 10);
         (recorder.take(began), ConnId(token))
     }
 

@@ -155,7 +155,7 @@ impl Engine {
             match result {
                 Ok(len) if len == wanted && !FILTERED => self.active.batch.clear(),
                 result => {
-                    let watermark = self.batch_drained(token, result);
+                    let watermark = self.batch_written(token, result);
                     debug_assert_eq!(
                         watermark,
                         Watermark::Unchanged,

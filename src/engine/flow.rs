@@ -50,12 +50,12 @@ impl Engine {
         }
     }
 
-    /// Records a skipped frame or a peek, which is not deducted from the credit.
-    pub(crate) fn spend_nothing(&mut self, token: Token) {
+    /// Leaves the credit unchanged after a skipped frame or a peek.
+    pub(crate) fn keep_credit(&mut self, token: Token) {
         if let Ok(conn) = self.conn_mut(token)
             && let Some(credit) = conn.credit()
         {
-            credit.spend_nothing();
+            credit.keep();
         }
     }
 

@@ -107,7 +107,7 @@ pub(crate) enum Accepted {
     /// A limit refused the connection. More connections may wait.
     Refused(Addr, Refusal),
     /// The accept or the registration failed. More connections may wait.
-    Lost,
+    Failed,
     /// No connection waits, or the listener cannot accept now.
     Nothing,
 }
@@ -318,7 +318,7 @@ impl Engine {
             }
         }
         let Ok(token) = added else {
-            return Accepted::Lost;
+            return Accepted::Failed;
         };
         self.admission.retry_after = RETRY_AFTER_MIN;
         self.admission.connections += 1;
@@ -371,7 +371,7 @@ impl Engine {
         self.telemetry.stats.accept_errors += 1;
         warn_limited!(self, Accept => "{id} cannot accept: {error}");
         if failure != AcceptFailure::Exhausted {
-            return Accepted::Lost;
+            return Accepted::Failed;
         }
         let admission = &mut self.admission;
         if !admission.exhausted.contains(&id) {

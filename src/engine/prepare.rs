@@ -24,7 +24,7 @@ use super::transport::{Filled, fill_plain};
 use super::{Connection, Engine, Task};
 use crate::addr::Addr;
 use crate::config::Config;
-use crate::conn::{Skip, State};
+use crate::conn::{State, UnfinishedSkip};
 use crate::event::{CloseReason, Origin, Refusal};
 use crate::id::{ConnId, ListenerId, Token};
 use crate::log_target::{LOG_TARGET, log_conn};
@@ -398,7 +398,7 @@ impl Engine {
         conn.state.prepared();
         self.timers.cancel(conn.extras().deadline.take());
         if !preparation.input.is_empty() {
-            let content = (&preparation.input[..], Skip::None);
+            let content = (&preparation.input[..], UnfinishedSkip::None);
             let pool = &mut self.memory.pool;
             conn.assembler.put(content, self.timers.stamp, pool);
         }

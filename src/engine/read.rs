@@ -62,7 +62,7 @@ impl Engine {
 
     /// Ends the connection if its write half has failed. Called when the socket has no more input.
     /// The connection does not wait for the FIN of the peer, because it might never come.
-    pub(crate) fn input_is_empty(&mut self, token: Token) {
+    pub(crate) fn end_after_failed_write(&mut self, token: Token) {
         if self.failed_to_write(token) {
             self.end(token, CloseReason::Local);
         }

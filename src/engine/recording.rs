@@ -58,7 +58,7 @@ impl Engine {
         let len = self.accepted_bytes(token).saturating_sub(before);
         if len > 0 && self.is_recorded(token) {
             let recorder = self.telemetry.recorder.pass(self.timers.now);
-            recorder.note(token, EventKind::Send, before, len);
+            recorder.record(token, EventKind::Send, before, len);
         }
     }
 
@@ -72,7 +72,7 @@ impl Engine {
             let len = len as u64;
             let offset = conn.counts.read_bytes.saturating_sub(len);
             let recorder = self.telemetry.recorder.pass(self.os.now());
-            recorder.note(token, EventKind::Read, offset, len);
+            recorder.record(token, EventKind::Read, offset, len);
         }
     }
 
@@ -86,7 +86,7 @@ impl Engine {
             trailer_len: u32::try_from(bounds.trailer_len).unwrap_or(u32::MAX),
         };
         let recorder = self.telemetry.recorder.pass(self.timers.now);
-        recorder.note(token, kind, bounds.offset, bounds.len as u64);
+        recorder.record(token, kind, bounds.offset, bounds.len as u64);
     }
 
     fn is_recorded(&self, token: Token) -> bool {
@@ -101,7 +101,7 @@ impl Engine {
             false => EventKind::DatagramReceived,
         };
         let recorder = self.telemetry.recorder.pass(self.os.now());
-        recorder.note_datagram(id, kind, len);
+        recorder.record_datagram(id, kind, len);
     }
 
     /// Returns the number of output bytes that `send` has accepted so far.
@@ -124,7 +124,7 @@ pub(super) fn record_filter(
     if conn.state.is_recorded() && conn.state.is_filtered() {
         for (kind, offset, len) in take_wire_events(conn) {
             let recorder = telemetry.recorder.pass(os.now());
-            recorder.note(token, kind, offset, len);
+            recorder.record(token, kind, offset, len);
         }
     }
 }

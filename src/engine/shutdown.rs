@@ -143,7 +143,7 @@ impl Engine {
     }
 
     /// Closes a listener whose backlog is empty, if the reactor drains.
-    pub(crate) fn backlog_is_empty(&mut self, listener: ListenerId) {
+    pub(crate) fn close_if_draining(&mut self, listener: ListenerId) {
         if self.shutdown.closes_listeners() {
             self.end_socket(listener.0);
         }

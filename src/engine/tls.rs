@@ -187,7 +187,7 @@ impl Engine {
         if conn.state.is_recorded() && !received.is_empty() {
             let (offset, len) = (conn.counts.read_bytes, received.len() as u64);
             let recorder = self.telemetry.recorder.pass(self.os.now());
-            recorder.note(token, EventKind::Read, offset, len);
+            recorder.record(token, EventKind::Read, offset, len);
         }
     }
 

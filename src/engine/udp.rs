@@ -3,6 +3,7 @@
 //! `send_to` queues a datagram. The queue is flushed at the end of the turn, or earlier.
 
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::{fmt, io};
 
@@ -126,7 +127,7 @@ impl Engine {
             self.telemetry.stats.datagrams_dropped += 1;
             if entry.state.is_recorded() {
                 let recorder = &mut self.telemetry.recorder;
-                recorder.note_datagram(id, EventKind::DatagramDropped, data.len());
+                recorder.record_datagram(id, EventKind::DatagramDropped, data.len());
             }
             return Err(SendError::Full);
         }
@@ -153,7 +154,7 @@ impl Engine {
                     if entry.state.is_recorded() {
                         let recorder = self.telemetry.recorder.pass(self.os.now());
                         for len in entry.queue.lens().take(count) {
-                            recorder.note_datagram(id, EventKind::DatagramSent, len);
+                            recorder.record_datagram(id, EventKind::DatagramSent, len);
                         }
                     }
                     let stats = &mut self.telemetry.stats;
@@ -178,7 +179,7 @@ impl Engine {
                         if entry.state.is_recorded() {
                             let recorder = self.telemetry.recorder.pass(self.os.now());
                             let len = entry.queue.lens().next().unwrap_or_default();
-                            recorder.note_datagram(id, EventKind::DatagramDropped, len);
+                            recorder.record_datagram(id, EventKind::DatagramDropped, len);
                         }
                         self.telemetry.stats.datagrams_dropped += 1;
                         entry.queue.pop(1);
@@ -265,18 +266,20 @@ impl ReceiveFailures {
         self.0 = 0;
     }
 
-    /// Counts a failed receive. Returns true if the socket must wait for its next event.
+    /// Counts a failed receive. Returns `Break` if the socket must wait for its next event.
     /// "Connection refused" and "connection reset" reset the number, because each such error is
     /// reported once, for a datagram that was sent earlier.
-    pub(crate) fn is_last(&mut self, error: &io::Error) -> bool {
+    pub(crate) fn count(&mut self, error: &io::Error) -> ControlFlow<()> {
         let is_of_peer = matches!(
             error.kind(),
             io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset
         );
         self.0 = if is_of_peer { 0 } else { self.0 + 1 };
-        let is_last = self.0 == RECEIVE_FAILURES_MAX;
-        self.0 %= RECEIVE_FAILURES_MAX;
-        is_last
+        if self.0 < RECEIVE_FAILURES_MAX {
+            return ControlFlow::Continue(());
+        }
+        self.clear();
+        ControlFlow::Break(())
     }
 }
 

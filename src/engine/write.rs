@@ -246,11 +246,11 @@ impl Engine {
         }
         let (stats, pool) = (&mut self.telemetry.stats, &mut self.memory.pool);
         let result = drain_batch(&mut self.active, |slices| drain(conn, stats, pool, slices));
-        self.batch_drained(token, result)
+        self.batch_written(token, result)
     }
 
     /// Handles the result of writing the batch.
-    pub(super) fn batch_drained(&mut self, token: Token, result: io::Result<usize>) -> Watermark {
+    pub(super) fn batch_written(&mut self, token: Token, result: io::Result<usize>) -> Watermark {
         let Ok(conn) = self.entries.watched_conn_mut(token) else {
             return Watermark::Unchanged;
         };
@@ -546,7 +546,7 @@ pub(super) fn record_write(
         if conn.state.is_recorded() && !conn.state.is_filtered() {
             let offset = conn.counts.written_bytes.saturating_sub(len as u64);
             let recorder = telemetry.recorder.pass(os.now());
-            recorder.note(token, EventKind::Write, offset, len as u64);
+            recorder.record(token, EventKind::Write, offset, len as u64);
         }
     }
 }

@@ -41,14 +41,14 @@ impl ReadBuffer {
     /// Records the length of a read. Call it after the bytes of the read are handled, because it
     /// may reallocate the memory.
     #[inline]
-    pub(crate) fn note(&mut self, len: usize) {
+    pub(crate) fn record(&mut self, len: usize) {
         if len >= LEN_BASE {
-            self.note_long(len);
+            self.record_long(len);
         }
     }
 
     #[cold]
-    fn note_long(&mut self, len: usize) {
+    fn record_long(&mut self, len: usize) {
         self.peak = len.max(self.peak);
         if len == self.len() && len < self.len_max {
             self.reallocate(2 * len);
@@ -84,15 +84,15 @@ mod tests {
         assert_eq!(read_buffer.bytes_mut().len(), LEN_BASE);
         assert!(!read_buffer.is_over_base());
         for _ in 0..5 {
-            read_buffer.note(read_buffer.len() - 1);
-            read_buffer.note(read_buffer.len());
+            read_buffer.record(read_buffer.len() - 1);
+            read_buffer.record(read_buffer.len());
         }
         assert_eq!(read_buffer.bytes_mut().len(), 1_000_000);
         assert!(read_buffer.is_over_base());
         for needed in [500_000, 3 * LEN_BASE, LEN_BASE + 1] {
             let before = read_buffer.len();
-            read_buffer.note(needed);
-            read_buffer.note(1);
+            read_buffer.record(needed);
+            read_buffer.record(1);
             read_buffer.trim();
             let after = if before > 2 * needed { needed } else { before };
             assert_eq!(read_buffer.len(), after, "after a read of {needed} bytes");
@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn a_short_read_buffer_keeps_its_length() {
         let mut read_buffer = ReadBuffer::new(7);
-        read_buffer.note(7);
+        read_buffer.record(7);
         read_buffer.trim();
         assert_eq!(read_buffer.bytes_mut().len(), 7);
         assert!(!read_buffer.is_over_base());

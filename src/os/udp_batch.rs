@@ -371,7 +371,7 @@ impl Batcher {
                 Some(Ok(batch[..taken].iter().map(|run| run.count).sum()))
             }
             Err(error) if Self::must_send_alone(&first, &error) => {
-                self.note_failure(&first, error);
+                self.begin_one_by_one(&first, error);
                 None
             }
             Err(error) => Some(Err(error)),
@@ -389,7 +389,7 @@ impl Batcher {
     }
 
     /// Prepares to send the datagrams of the first run one by one, after the batch failed.
-    fn note_failure(&mut self, first: &GsoRun<'_>, error: io::Error) {
+    fn begin_one_by_one(&mut self, first: &GsoRun<'_>, error: io::Error) {
         log::debug!(target: LOG_TARGET,
             "sending a batch failed, so its first {} datagrams are sent one by one: {error}",
             first.count

@@ -17,7 +17,7 @@ use crate::datagram::UnixDatagram;
 use crate::engine::Engine;
 use crate::error::{FrameError, SendError};
 use crate::event::{Closed, Hangup, Origin, Refusal};
-use crate::guard::OnUnwind;
+use crate::guard::ScopeGuard;
 use crate::handler::Handler;
 #[cfg(unix)]
 use crate::id::UnixDatagramId;
@@ -152,7 +152,7 @@ impl<H: Handler> Callbacks<'_, H> {
         callback: impl FnOnce(&mut H, &mut Context<'_, H>, ConnId, &mut H::Session),
     ) {
         let mut session = self.cx.sessions.take(token.key());
-        let mut cx = OnUnwind::new(self.cx, |cx| cx.engine.handler_panicked(token));
+        let mut cx = ScopeGuard::new(self.cx, |cx| cx.engine.handler_panicked(token));
         let (conn, started) = (ConnId(token), Started::now(cx.engine));
         callback(self.handler, &mut cx, conn, &mut session);
         started.report(cx.engine, name, Some(conn.into()));
@@ -179,7 +179,7 @@ impl<H: Handler> Callbacks<'_, H> {
     /// Calls `on_close`, which takes the session. The key is freed even if the callback panics.
     pub(super) fn closed(self, token: Token, closed: Closed) {
         let session = self.cx.sessions.take(token.key());
-        let mut cx = OnUnwind::new(self.cx, |cx| cx.engine.free(token));
+        let mut cx = ScopeGuard::new(self.cx, |cx| cx.engine.free(token));
         let (conn, started) = (ConnId(token), Started::now(cx.engine));
         self.handler.on_close(&mut cx, conn, session, closed);
         started.report(cx.engine, "on_close", Some(conn.into()));

@@ -15,7 +15,7 @@ use crate::conn::{
 };
 use crate::engine::{Accepted, Engine, Entry, Filled, Opening};
 use crate::event::CloseReason;
-use crate::guard::OnUnwind;
+use crate::guard::ScopeGuard;
 use crate::handler::Handler;
 #[cfg(unix)]
 use crate::id::UnixDatagramId;
@@ -126,8 +126,8 @@ impl<H: Handler> Reactor<H> {
                     self.sessions.put(conn.0.key(), H::Session::default());
                 }
                 Accepted::Refused(peer, refusal) => self.callbacks().refused(id, &peer, refusal),
-                Accepted::Lost => {}
-                Accepted::Nothing => return self.engine.backlog_is_empty(id),
+                Accepted::Failed => {}
+                Accepted::Nothing => return self.engine.close_if_draining(id),
             }
         }
         self.engine.queue(id.0);
@@ -140,7 +140,7 @@ impl<H: Handler> Reactor<H> {
     where
         I: Copy + Into<SocketId>,
     {
-        let mut guard = OnUnwind::new(self, |reactor| reactor.engine.queue(id.into().token()));
+        let mut guard = ScopeGuard::new(self, |reactor| reactor.engine.queue(id.into().token()));
         dispatch(&mut guard, id);
         guard.disarm();
     }
@@ -176,7 +176,7 @@ impl<H: Handler> Reactor<H> {
                 None => assembler.ingest(bytes, frames),
             }
         });
-        read_buffer.note(frames.read_len);
+        read_buffer.record(frames.read_len);
         if matches!(delivery, Delivery::NeedMore) {
             match frames.engine().end_plain::<FILTERED>(token, assembler) {
                 Ok(()) => {
@@ -251,7 +251,7 @@ impl<'a, H: Handler> Frames<'a, H> {
         assembler: &mut Assembler,
         run: impl FnOnce(&mut Self, &mut Assembler) -> R,
     ) -> R {
-        let mut guard = OnUnwind::new((self, assembler), |(frames, assembler)| {
+        let mut guard = ScopeGuard::new((self, assembler), |(frames, assembler)| {
             let token = frames.callbacks.token;
             assembler.clear(&mut frames.engine().memory.pool);
             frames.engine().handler_panicked(token);
@@ -328,7 +328,7 @@ impl<H: Handler> FrameSink for Frames<'_, H> {
         let token = self.callbacks.token;
         self.engine().frame_skipped(token, skipped);
         self.callbacks.skipped(skipped);
-        self.after_callback("on_skipped", Engine::spend_nothing)
+        self.after_callback("on_skipped", Engine::keep_credit)
     }
 
     fn filler(&mut self, bytes: u64) {
@@ -423,7 +423,7 @@ impl Input<'_> {
         let bytes = self.assembler.held_bytes(&mut engine.memory.pool);
         frames.callbacks.peeked(bytes);
         let engine = frames.engine();
-        engine.spend_nothing(token);
+        engine.keep_credit(token);
         if engine.active_state().is_reframed() {
             // The peek may be in the middle of a frame that is being skipped.
             self.assembler.reframe(&former);
@@ -467,7 +467,7 @@ impl Input<'_> {
                 return Delivery::NeedMore;
             }
             Filled::WouldBlock => {
-                engine.input_is_empty(token);
+                engine.end_after_failed_write(token);
                 return Delivery::NeedMore;
             }
             Filled::Failed(error) => {
@@ -494,7 +494,7 @@ impl Input<'_> {
         } else {
             deliver(self.assembler, DecodeInput::Bytes(bytes), state, frames)
         };
-        self.read_buffer.note(len);
+        self.read_buffer.record(len);
         delivery
     }
 

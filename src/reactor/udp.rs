@@ -9,7 +9,7 @@ use std::io;
 use super::{Callbacks, Reactor};
 use crate::datagram::{Datagram, Details};
 use crate::error::Gone;
-use crate::guard::OnUnwind;
+use crate::guard::ScopeGuard;
 use crate::handler::Handler;
 use crate::id::UdpId;
 
@@ -39,7 +39,7 @@ impl<H: Handler> Reactor<H> {
                 }
                 Err(error) => {
                     left -= 1;
-                    if entry.failures.is_last(&error) {
+                    if entry.failures.count(&error).is_break() {
                         entry.state.read_would_block();
                     }
                     self.report_datagram_error(id, error);
@@ -69,7 +69,7 @@ impl<H: Handler> Reactor<H> {
         let details = self.recv_batch.details(index);
         let len_max = self.engine.config.datagram_len_max;
         // The guard is never disarmed, so it runs after a panic and after a return.
-        let mut engine = OnUnwind::new(&mut self.engine, |engine| {
+        let mut engine = ScopeGuard::new(&mut self.engine, |engine| {
             if details.is_some()
                 && let Ok(entry) = engine.entries.udp_mut(id)
             {

@@ -30,7 +30,7 @@ impl<H: Handler> Reactor<H> {
                 Err(error) => {
                     // Receiving continues: more datagrams may be queued, and no further event would
                     // report them.
-                    if entry.failures.is_last(&error) {
+                    if entry.failures.count(&error).is_break() {
                         entry.state.read_would_block();
                     }
                     self.engine.datagram_failed(id, &error);

@@ -24,7 +24,7 @@ mod former;
 
 use super::Pool;
 use super::deframe::split_skip;
-use super::partial::{Partial, Skip};
+use super::partial::{Partial, UnfinishedSkip};
 use super::sink::{Delivery, FrameSink};
 use crate::codec::{AnyDecoder, BoundCustom, BuiltinCodec, Decoder, ErasedState, Framing, Kind};
 use crate::codec::{LengthU32, Lookahead, ScanState, with_builtin};
@@ -307,7 +307,7 @@ impl Assembler {
     /// Takes the content: the bytes that are held, and the skip of a frame whose end has not
     /// arrived. `framing` is the framing of the connection. The skip includes this framing if no
     /// other framing can find the end of the frame.
-    pub(crate) fn take(&mut self, framing: &Framing, pool: &mut Pool) -> (Vec<u8>, Skip) {
+    pub(crate) fn take(&mut self, framing: &Framing, pool: &mut Pool) -> (Vec<u8>, UnfinishedSkip) {
         self.reframe(framing);
         let partial = self.partial.as_mut();
         let content = partial.map_or_else(Default::default, |partial| partial.content(pool));
@@ -318,10 +318,15 @@ impl Assembler {
     /// Stores content of another read side: see [`take`](Assembler::take). The program may have
     /// removed some of the bytes. If fewer bytes are left than the framing of a skip has decoded,
     /// the skip ends. Call this method only while nothing is held.
-    pub(crate) fn put(&mut self, (bytes, skip): (&[u8], Skip), now: Stamp, pool: &mut Pool) {
+    pub(crate) fn put(
+        &mut self,
+        (bytes, skip): (&[u8], UnfinishedSkip),
+        now: Stamp,
+        pool: &mut Pool,
+    ) {
         let left = match skip {
-            Skip::Bytes { left } => left,
-            Skip::None | Skip::ToEnd { .. } => 0,
+            UnfinishedSkip::Bytes { left } => left,
+            UnfinishedSkip::None | UnfinishedSkip::ToEnd { .. } => 0,
         };
         let (here, left) = split_skip(left, bytes.len());
         let bytes = &bytes[here..];
@@ -329,7 +334,7 @@ impl Assembler {
             self.partial = Some(Partial::skipping(left, now, pool));
         } else if !bytes.is_empty() {
             let mut partial = Partial::with_bytes(bytes, 0, now, pool);
-            if let Skip::ToEnd {
+            if let UnfinishedSkip::ToEnd {
                 framing,
                 decoded_len,
             } = skip

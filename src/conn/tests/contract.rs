@@ -9,7 +9,7 @@ fn length_over_the_limit_fails_without_a_byte_of_the_body() {
     let others = ["varint", "netstring", "field"];
     let names = FRAMINGS.into_iter().filter(|name| is_length(name));
     for name in names.chain(others) {
-        let plan = Stage::all(name, 200);
+        let plan = Section::all(name, 200);
         let first = encode(name, &payload(3));
         let stream = [&first[..], &header(name, 201)].concat();
         for read_len in 1..=stream.len() {
@@ -47,7 +47,7 @@ fn frames_after_an_error_are_not_delivered() {
         ("tagged", b"?"),
         ("marked", b"?"),
     ] {
-        let plan = Stage::all(name, 8);
+        let plan = Section::all(name, 8);
         let good = encode(name, b"good");
         // A `marked` frame ends only at the next mark. Invalid bytes after it would therefore be a
         // part of it.

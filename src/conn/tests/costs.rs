@@ -12,12 +12,22 @@ use crate::testkit::ReadSide;
 
 /// Delivers a stream in reads of `read_len` bytes. Returns the numbers of bytes moved and of
 /// frames.
-fn moved_and_count(plan: &[Stage], stream: &[u8], budget: usize, read_len: usize) -> (u64, usize) {
+fn moved_and_count(
+    plan: &[Section],
+    stream: &[u8],
+    budget: usize,
+    read_len: usize,
+) -> (u64, usize) {
     let mode = Mode { budget, ..AT_ONCE };
     moved_and_count_as(plan, stream, mode, read_len)
 }
 
-fn moved_and_count_as(plan: &[Stage], stream: &[u8], mode: Mode, read_len: usize) -> (u64, usize) {
+fn moved_and_count_as(
+    plan: &[Section],
+    stream: &[u8],
+    mode: Mode,
+    read_len: usize,
+) -> (u64, usize) {
     let mut sink = Collect::counting();
     let outcome = deliver(plan, stream, mode, &mut sink, |_| read_len);
     assert_eq!((outcome.left, outcome.error_offset), (0, None));
@@ -37,7 +47,7 @@ fn glued_frames_are_moved_at_most_once_if_each_one_stops() {
         ("u64", 20_000),
         ("nul", 20_000),
     ] {
-        let plan = Stage::all(name, 1 << 20);
+        let plan = Section::all(name, 1 << 20);
         let stream = encode(name, b"x").repeat(count);
         let at_once = moved_and_count(&plan, &stream, usize::MAX, usize::MAX);
         assert_eq!(at_once, (0, count), "{name}");
@@ -63,7 +73,7 @@ fn a_long_frame_in_small_reads_is_moved_about_twice() {
         .into_iter()
         .filter(|name| payload_len_max(name) > 10_000);
     for name in names.filter(|name| *name != "raw") {
-        let plan = Stage::all(name, 1 << 20);
+        let plan = Section::all(name, 1 << 20);
         let mut cases = vec![(10_000, 1, 3)];
         if payload_len_max(name) >= 1 << 20 && name != "marked" {
             cases.extend([(1 << 20, 1460, 3), (1 << 20, 65_536, 3)]);
@@ -149,7 +159,7 @@ fn bytes_are_moved_at_most_twice_for_any_frame_and_read_length() {
         ("delimiters", 2.0),
         ("nul", 2.25),
     ] {
-        let plan = Stage::all(name, 1 << 20);
+        let plan = Section::all(name, 1 << 20);
         for len in lens.into_iter().filter(|len| *len <= payload_len_max(name)) {
             for read_len in read_lens {
                 let count = (8 * read_len.max(len) / len).clamp(4, 60);
@@ -179,7 +189,7 @@ fn no_byte_is_scanned_twice_for_a_delimiter() {
 
 fn no_byte_is_scanned_twice(name: &'static str) {
     let len_max = if name == "line" { 16 << 20 } else { 2 << 20 };
-    let plan = Stage::all(name, len_max);
+    let plan = Section::all(name, len_max);
     for (len, payload_max, read_len) in [
         (1 << 20, 1 << 20, 64),
         (len_max, len_max, 64),
@@ -219,9 +229,9 @@ fn the_state_of_a_custom_codec_survives_between_reads() {
     let codec = NulEnded {
         scanned_bytes: Arc::clone(&scanned_bytes),
     };
-    let plan = [Stage {
+    let plan = [Section {
         framing: Framing::custom(codec),
-        ..Stage::new("nul", 0, usize::MAX)
+        ..Section::new("nul", 0, usize::MAX)
     }];
     for (payload_max, read_len) in [(100_000, 64), (3000, 64), (3000, 1460), (10, 65_536)] {
         for budget in [usize::MAX, 1] {
@@ -405,11 +415,11 @@ impl Codec for Patient {
 #[test]
 fn codec_is_not_called_before_the_needed_bytes_arrive() {
     let calls = Arc::new(AtomicUsize::new(0));
-    let plan = [Stage {
+    let plan = [Section {
         framing: Framing::custom(Patient {
             calls: Arc::clone(&calls),
         }),
-        ..Stage::new("raw", 0, usize::MAX)
+        ..Section::new("raw", 0, usize::MAX)
     }];
     let stream = payload(10_000);
     for read_len in [1, 3, 9, 10, 11, 64, 99, 100, 101, 1000] {

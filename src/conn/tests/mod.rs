@@ -63,16 +63,16 @@ use {for_every_framing, with_framings};
 
 /// A part of a stream, whose frames all have one framing.
 #[derive(Debug, Clone)]
-struct Stage {
+struct Section {
     name: &'static str,
     /// Maximum length of a frame, if the framing has one.
     limit: usize,
     framing: Framing,
-    /// Number of frames; `usize::MAX` for the last stage.
+    /// Number of frames; `usize::MAX` for the last section.
     frames: usize,
 }
 
-impl Stage {
+impl Section {
     fn new(name: &'static str, limit: usize, frames: usize) -> Self {
         let framing = codecs::framing(name).frame_len_max(limit);
         Self {
@@ -119,7 +119,7 @@ const ONE_BY_ONE: Mode = Mode {
     direct: false,
 };
 
-/// Sink that collects frames. It stops the delivery at the end of a budget or of a stage.
+/// Sink that collects frames. It stops the delivery at the end of a budget or of a section.
 struct Collect {
     framing: Framing,
     frames: Vec<Vec<u8>>,
@@ -129,8 +129,8 @@ struct Collect {
     offsets: Vec<u64>,
     /// True if frames are counted and not kept.
     only_counts: bool,
-    /// Number of frames until the stage ends.
-    stage_left: usize,
+    /// Number of frames until the section ends.
+    section_left: usize,
     /// Number of frames until the budget is used up.
     budget_left: usize,
     pool: Pool,
@@ -152,7 +152,7 @@ impl Collect {
             filler_bytes: 0,
             offsets: Vec::new(),
             only_counts: false,
-            stage_left: usize::MAX,
+            section_left: usize::MAX,
             budget_left: usize::MAX,
             pool: Pool::new(0),
             now: Stamp::default(),
@@ -211,9 +211,9 @@ impl FrameSink for Collect {
         if !self.only_counts {
             self.frames.push(frame.to_vec());
         }
-        self.stage_left -= 1;
+        self.section_left -= 1;
         self.budget_left -= 1;
-        if self.stage_left == 0 || self.budget_left == 0 {
+        if self.section_left == 0 || self.budget_left == 0 {
             Flow::Break(())
         } else {
             Flow::Continue(())
@@ -232,28 +232,28 @@ impl FrameSink for Collect {
 /// Delivers `stream` to the sink as the reactor does. A read at the offset `at` has at most
 /// `read_len(at)` bytes.
 fn deliver(
-    plan: &[Stage],
+    plan: &[Section],
     stream: &[u8],
     mode: Mode,
     sink: &mut Collect,
     mut read_len: impl FnMut(usize) -> usize,
 ) -> Outcome {
-    let mut stages = plan.iter();
-    let mut stage = stages.next().expect("a plan has a stage");
-    sink.stage_left = stage.frames;
+    let mut sections = plan.iter();
+    let mut section = sections.next().expect("a plan has a section");
+    sink.section_left = section.frames;
     sink.error = None;
     let mut assembler = Assembler::default();
     let mut at = 0;
     let error_offset = loop {
-        if sink.stage_left == 0 {
-            stage = stages
+        if sink.section_left == 0 {
+            section = sections
                 .next()
-                .expect("another stage follows a stage that ends");
-            sink.stage_left = stage.frames;
+                .expect("another section follows a section that ends");
+            sink.section_left = section.frames;
             assembler.reframe_between_frames();
         }
         sink.budget_left = mode.budget;
-        sink.framing = stage.framing.clone();
+        sink.framing = section.framing.clone();
         let outcome = if assembler.has_undelivered() {
             assembler.resume(sink)
         } else if at < stream.len() {
@@ -298,7 +298,7 @@ fn deliver(
 /// Delivers `stream`, and compares the outcome with `expected`. Raw frames are joined first,
 /// because their ends depend on the cuts.
 fn check(
-    plan: &[Stage],
+    plan: &[Section],
     stream: &[u8],
     expected: &Outcome,
     mode: Mode,
@@ -306,10 +306,10 @@ fn check(
     (describe_cuts, read_len): (impl Fn() -> String, impl FnMut(usize) -> usize),
 ) {
     let mut outcome = deliver(plan, stream, mode, sink, read_len);
-    if plan.last().is_some_and(|stage| stage.name == "raw") {
+    if plan.last().is_some_and(|section| section.name == "raw") {
         let framed: usize = plan[..plan.len() - 1]
             .iter()
-            .map(|stage| stage.frames)
+            .map(|section| section.frames)
             .sum();
         let raw = outcome.frames.split_off(framed.min(outcome.frames.len()));
         outcome
@@ -320,7 +320,7 @@ fn check(
         outcome == *expected,
         "{}, {mode:?}, {}: {outcome:?} instead of {expected:?}",
         plan.iter()
-            .map(|stage| stage.name)
+            .map(|section| section.name)
             .collect::<Vec<_>>()
             .join(" then "),
         describe_cuts(),

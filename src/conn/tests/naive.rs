@@ -3,34 +3,34 @@
 
 use super::codecs::DELIMITERS;
 use super::plain::{Fault, Field, Format, Found, Limit};
-use super::{Outcome, Random, Stage};
+use super::{Outcome, Random, Section};
 
 const MORE: Found = Found::Cut(0);
 const BAD: Found = Found::Bad(Fault::Malformed);
 
 /// Returns the expected outcome of a whole stream.
-pub(super) fn decode(plan: &[Stage], stream: &[u8]) -> Outcome {
+pub(super) fn decode(plan: &[Section], stream: &[u8]) -> Outcome {
     let mut frames = Vec::new();
     let mut rest = stream;
-    let mut stages = plan.iter();
-    let mut stage = stages.next().expect("a plan has a stage");
-    let mut stage_left = stage.frames;
+    let mut sections = plan.iter();
+    let mut section = sections.next().expect("a plan has a section");
+    let mut section_left = section.frames;
     loop {
-        if stage_left == 0 {
-            stage = stages
+        if section_left == 0 {
+            section = sections
                 .next()
-                .expect("another stage follows a stage that ends");
-            stage_left = stage.frames;
+                .expect("another section follows a section that ends");
+            section_left = section.frames;
         }
-        let mut found = first(stage, rest);
+        let mut found = first(section, rest);
         if found == MORE {
-            found = at_the_end(stage.name, rest);
+            found = at_the_end(section.name, rest);
         }
         let error_offset = match found {
             Found::Frame { payload, len } => {
                 frames.push(payload);
                 rest = &rest[len..];
-                stage_left -= 1;
+                section_left -= 1;
                 continue;
             }
             Found::Skip(len) => {
@@ -99,19 +99,19 @@ fn format(name: &str) -> Option<Format> {
 }
 
 /// Returns the first frame of `rest`, or the reason why there is none.
-fn first(stage: &Stage, rest: &[u8]) -> Found {
+fn first(section: &Section, rest: &[u8]) -> Found {
     let Some(&tag) = rest.first() else {
         return MORE;
     };
-    if let Some(format) = format(stage.name) {
-        let (len, skips) = (stage.limit, false);
+    if let Some(format) = format(section.name) {
+        let (len, skips) = (section.limit, false);
         return format.first(Limit { len, skips }, rest);
     }
     let field = |at: usize| rest.get(at).map(|byte| usize::from(*byte));
-    match (stage.name, tag) {
+    match (section.name, tag) {
         ("raw", _) => frame(rest, 0, rest.len()),
         ("records", tag) => match field(1) {
-            Some(count) if tag == b'r' && 2 + 3 * count <= stage.limit => {
+            Some(count) if tag == b'r' && 2 + 3 * count <= section.limit => {
                 frame(rest, 0, 2 + 3 * count)
             }
             Some(_) => BAD,

@@ -30,15 +30,15 @@ const SKIPPING: [&str; 20] = [
     "records",
 ];
 
-fn skipping(name: &'static str, limit: usize) -> [Stage; 1] {
-    let mut plan = Stage::all(name, limit);
+fn skipping(name: &'static str, limit: usize) -> [Section; 1] {
+    let mut plan = Section::all(name, limit);
     plan[0].framing = plan[0].framing.clone().skip_too_long();
     plan
 }
 
 /// Returns the expected outcome: a notice replaces each frame that is longer than `limit`.
 fn expected(name: &'static str, limit: usize, stream: &[u8]) -> Outcome {
-    let mut outcome = naive::decode(&Stage::all(name, usize::MAX), stream);
+    let mut outcome = naive::decode(&Section::all(name, usize::MAX), stream);
     assert_eq!(
         (outcome.left, outcome.error_offset),
         (0, None),
@@ -152,9 +152,9 @@ fn endless_frame_holds_a_few_times_the_limit() {
         ("u64", &(1_u64 << 40).to_be_bytes(), 1 << 14),
         ("netstring", b"1099511627776:", 1 << 10),
     ] {
-        let [stage] = skipping(name, 1 << 20);
+        let [section] = skipping(name, 1 << 20);
         let (mut sink, mut assembler) =
-            (Collect::counting_of(&stage.framing), Assembler::default());
+            (Collect::counting_of(&section.framing), Assembler::default());
         SCANNED_BYTES.set(0);
         let mut held = 0;
         for bytes in std::iter::once(first).chain((0..count).map(|_| &reads[..])) {
@@ -174,7 +174,7 @@ fn endless_frame_holds_a_few_times_the_limit() {
         let is_notified = sink.count == 1;
         assert_eq!(is_notified, matches!(name, "u64" | "netstring"), "{name}");
 
-        let [ends] = Stage::all(name, 1 << 20);
+        let [ends] = Section::all(name, 1 << 20);
         let (mut sink, mut assembler) = (Collect::counting_of(&ends.framing), Assembler::default());
         let mut input = std::iter::once(first).chain(std::iter::repeat(&reads[..]));
         let (mut read, mut failed) = (0, false);
@@ -198,8 +198,8 @@ fn skipped_frame_has_the_time_of_its_first_byte() {
         ("line", [&b"long"[..], b"er", b"and"]),
         ("u8", [b"\xFF", b"a", b"b"]),
     ] {
-        let [stage] = skipping(name, 1);
-        let (mut assembler, mut sink) = (Assembler::default(), Collect::of(&stage.framing));
+        let [section] = skipping(name, 1);
+        let (mut assembler, mut sink) = (Assembler::default(), Collect::of(&section.framing));
         for (index, bytes) in (1..).zip(bytes) {
             sink.now = at(10 * index);
             assembler.ingest(bytes, &mut sink);
@@ -216,8 +216,8 @@ fn frame_of_u64_max_bytes_is_skipped_without_end() {
         ("varint", b"\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\x01"),
         ("netstring", b"18446744073709551615:"),
     ] {
-        let [stage] = skipping(name, 100);
-        let (mut assembler, mut sink) = (Assembler::default(), Collect::of(&stage.framing));
+        let [section] = skipping(name, 100);
+        let (mut assembler, mut sink) = (Assembler::default(), Collect::of(&section.framing));
         for bytes in [header, &[0; 1000], b"\x01a", &[0; 1000]] {
             let outcome = assembler.ingest(bytes, &mut sink);
             assert!(matches!(outcome, Delivery::NeedMore));
@@ -237,8 +237,8 @@ fn malformed_bytes_fail_even_if_long_frames_are_skipped() {
         ("field", b"M\x02\x00"),
         ("records", b"x\x00"),
     ] {
-        let [stage] = skipping(name, 1);
-        let (mut assembler, mut sink) = (Assembler::default(), Collect::of(&stage.framing));
+        let [section] = skipping(name, 1);
+        let (mut assembler, mut sink) = (Assembler::default(), Collect::of(&section.framing));
         let outcome = assembler.ingest(bytes, &mut sink);
         let Delivery::Failed(failed) = outcome else {
             panic!("{name}: {outcome:?}");

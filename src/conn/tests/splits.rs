@@ -20,7 +20,7 @@ fn every_split_of_a_short_stream_gives_the_same_frames(name: &'static str) {
     let mut sink = Collect::new();
     for (limit, stream) in short_streams(name) {
         assert!(stream.len() <= 16);
-        let plan = Stage::all(name, limit);
+        let plan = Section::all(name, limit);
         let expected = naive::decode(&plan, &stream);
         for split in 0..1_u32 << (stream.len() - 1) {
             // If bit `i` of `split` is set, a read ends after byte `i`.
@@ -205,7 +205,7 @@ fn short_length_streams(name: &str) -> Vec<(usize, Vec<u8>)> {
 fn every_one_and_two_cuts_of_a_long_stream_give_the_same_frames(name: &'static str) {
     let mut sink = Collect::new();
     let mut random = Random(7);
-    let plan = Stage::all(name, 1 << 20);
+    let plan = Section::all(name, 1 << 20);
     let mut stream = random_stream(name, 80, 30, &mut random);
     stream.extend(&encode(name, &payload(3))[..2]);
     let expected = naive::decode(&plan, &stream);
@@ -241,7 +241,7 @@ fn every_one_and_two_cuts_of_a_long_stream_give_the_same_frames(name: &'static s
 /// unknown.
 fn a_short_read_before_a_long_one_gives_the_same_frames(name: &'static str) {
     let mut sink = Collect::new();
-    let plan = Stage::all(name, 1 << 20);
+    let plan = Section::all(name, 1 << 20);
     let lens = [3, 0, 20, 4000, 2, 1100].map(|len: usize| len.min(payload_len_max(name)));
     let stream = lens.map(|len| encode(name, &payload(len))).concat();
     // A stream of short frames is repeated until it is longer than 3000 bytes.
@@ -267,7 +267,7 @@ fn random_cuts_give_the_same_frames(name: &'static str) {
     let mut sink = Collect::new();
     for seed in 0..16 {
         let mut random = Random(seed);
-        let plan = Stage::all(name, 1 << 20);
+        let plan = Section::all(name, 1 << 20);
         let payload_max = [40, 3000, 100_000][random.below(3)];
         let stream_len = if matches!(name, "blocks" | "fixed") {
             5000
@@ -308,11 +308,15 @@ fn random_cuts_give_the_same_frames(name: &'static str) {
 fn reframe_between_two_frames_keeps_the_bytes_after_it(name: &'static str) {
     let mut sink = Collect::new();
     for other in FRAMINGS.into_iter().filter(|other| *other != "raw") {
-        let stage = |name, frames| Stage::new(name, 1 << 20, frames);
+        let section = |name, frames| Section::new(name, 1 << 20, frames);
         let plan = if name == "raw" {
-            vec![stage(other, 2), stage(name, usize::MAX)]
+            vec![section(other, 2), section(name, usize::MAX)]
         } else {
-            vec![stage(name, 2), stage(other, 1), stage(name, usize::MAX)]
+            vec![
+                section(name, 2),
+                section(other, 1),
+                section(name, usize::MAX),
+            ]
         };
         // The payload `<>` is a mark, which ends a `marked` frame before it.
         let first = if name == "raw" { other } else { name };
@@ -363,7 +367,7 @@ fn two_cuts(first: usize, second: usize) -> impl Fn(usize) -> usize {
 
 fn ten_thousand_glued_frames_are_delivered_one_by_one(name: &'static str) {
     let mut sink = Collect::new();
-    let plan = Stage::all(name, 1 << 20);
+    let plan = Section::all(name, 1 << 20);
     let frames: Vec<Vec<u8>> = (0..10_000_u32)
         .map(|index| {
             let payload = format!("{:03}", index % 1000).into_bytes();
@@ -392,7 +396,7 @@ fn ten_thousand_glued_frames_are_delivered_one_by_one(name: &'static str) {
 
 fn frame_received_byte_by_byte_is_one_frame(name: &'static str) {
     let mut sink = Collect::new();
-    let plan = Stage::all(name, 1 << 20);
+    let plan = Section::all(name, 1 << 20);
     let len = if matches!(name, "blocks" | "fixed") {
         3
     } else {
@@ -446,7 +450,7 @@ fn direct_reads_of_long_frames_give_the_same_frames() {
         "netstring",
     ];
     for name in names {
-        let plan = Stage::all(name, 1 << 20);
+        let plan = Section::all(name, 1 << 20);
         let lens = [3, 100_000, 0, 1 << 20, 40_000, 7, 65_536, 300_000, 2];
         let stream = lens.map(|len| encode(name, &payload(len))).concat();
         let expected = naive::decode(&plan, &stream);
