@@ -38,8 +38,11 @@ pub struct FrameSpan {
 /// [`first_unsent`](CutMap::first_unsent), [`first_unread`](CutMap::first_unread) and
 /// [`first_undelivered`](CutMap::first_undelivered).
 ///
-/// Two things cause gaps. If a recording [overwrote](Recording::overwritten) old events, its lists
-/// begin late. Bytes that a codec skipped belong to no frame.
+/// These things cause gaps:
+///
+/// * If a recording [overwrote](Recording::overwritten) old events, its lists begin late.
+/// * While a connection is not recorded, its lists get no entries.
+/// * Bytes that a codec skipped belong to no frame.
 ///
 /// With TLS, the map also has the [records sent](CutMap::tls_records_sent) and the [records
 /// received](CutMap::tls_records_received). The offsets of writes and reads are then offsets on the
@@ -275,7 +278,8 @@ impl CutMap {
     /// Returns the offset of the first byte that was read, and with TLS decrypted, after the last
     /// frame, if there is one.
     ///
-    /// That byte begins a partial frame, or bytes that a paused connection has not delivered.
+    /// That byte begins a partial frame, bytes that a paused connection has not delivered, or bytes
+    /// that a codec skipped.
     #[must_use]
     pub fn first_undelivered(&self) -> Option<u64> {
         let last = self.frames.last().map(|frame| frame.span);

@@ -113,8 +113,9 @@ pub struct Event {
     /// Time since the [start of the recording](Recording::began).
     ///
     /// Writes, reads and datagrams have the time at which their system call returned. The clock is
-    /// not read for frames and sends. Their time is the latest time of a system call, or the start
-    /// of the turn if that is later.
+    /// not read for frames, sends and datagrams that were dropped before a system call. Their time
+    /// is the latest time of a system call, or the start of the turn if that is later. A call of
+    /// [`Reactor::with`](crate::Reactor::with) counts as the start of a turn.
     pub at: Duration,
     /// Type of the event.
     pub kind: EventKind,
@@ -167,7 +168,8 @@ pub enum EventKind {
     DatagramReceived,
     /// Datagram that was longer than the receive buffer; `len` is the number of bytes received.
     DatagramTruncated,
-    /// Datagram that was not sent, because of the queue limit or a system error.
+    /// Datagram that was not sent, because of the queue limit, a memory budget that is used up, or
+    /// a system error.
     DatagramDropped,
 }
 

@@ -131,6 +131,7 @@ pub(super) fn record_filter(
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
 
     use super::*;
     use crate::config::Config;
@@ -158,5 +159,24 @@ mod tests {
             assert_eq!(engine.telemetry.recorder.socket_count(), 0);
         }
         assert_eq!(engine.take_recording().events().len(), 3);
+    }
+
+    // A datagram that was dropped before any system call had the time of the event before it.
+    #[test]
+    fn dropped_datagram_has_the_start_of_its_turn() {
+        let config = Config {
+            datagram_queue_bytes_max: 0,
+            ..Config::default()
+        };
+        let mut engine =
+            Engine::new(config, World::current().os()).expect("the simulated poll opens");
+        engine.record_all(true);
+        let socket = engine.bind_udp("127.0.0.1:0", &UdpOptions::new());
+        let socket = socket.expect("port 0 is free");
+        let later = Duration::from_millis(5);
+        engine.timers.set_now(engine.timers.now + later);
+        let sent = engine.send_datagram(socket, None, None, b"refused");
+        sent.expect_err("the limit of the queue is zero");
+        assert_eq!(engine.take_recording().events()[0].at, later);
     }
 }

@@ -126,7 +126,7 @@ impl Engine {
         if self.memory.is_used_up() || !entry.queue.push(to, marks.as_ref(), data, limit) {
             self.telemetry.stats.datagrams_dropped += 1;
             if entry.state.is_recorded() {
-                let recorder = &mut self.telemetry.recorder;
+                let recorder = self.telemetry.recorder.pass(self.timers.now);
                 recorder.record_datagram(id, EventKind::DatagramDropped, data.len());
             }
             return Err(SendError::Full);
