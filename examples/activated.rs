@@ -24,9 +24,9 @@ An echo server for lines. It can inherit its listening sockets.
 
 Usage: activated [ADDR]
 
-  ADDR    address to listen on if no socket is inherited: HOST:PORT or unix:PATH
-          (default 127.0.0.1:7003)
-  --help  print this help
+  ADDR        address to listen on if no socket is inherited: HOST:PORT or unix:PATH
+              (default 127.0.0.1:7003)
+  -h, --help  print this help
 
 systemd passes the sockets, and their number in the environment variable LISTEN_FDS
 (sd_listen_fds(3)).";

@@ -19,8 +19,8 @@ A chat server for lines of text.
 
 Usage: chat [ADDR]
 
-  ADDR    address to listen on: HOST:PORT or unix:PATH (default 127.0.0.1:7002)
-  --help  print this help
+  ADDR        address to listen on: HOST:PORT or unix:PATH (default 127.0.0.1:7002)
+  -h, --help  print this help
 
 The first line of a client is its nickname. Further lines are sent to all members of
 its room, or are commands:

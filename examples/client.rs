@@ -30,7 +30,7 @@ Usage: client [ADDR] [--tls FILE]
 
   ADDR        address of the server (HOST:PORT, default 127.0.0.1:7002)
   --tls FILE  encrypt with TLS, and trust the certificates of this PEM file
-  --help      print this help
+  -h, --help  print this help
 
 Sends each line of standard input, and prints each received line. At the end of the
 input, the client sends the waiting lines and ends.";

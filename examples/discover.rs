@@ -29,7 +29,7 @@ Usage: discover --name NAME [--interface ADDR] [--port PORT] [--seconds N]
                     chooses)
   --port PORT       port of the group 239.255.77.77 (default 7077)
   --seconds N       time to run (default: until Ctrl-C)
-  --help            print this help";
+  -h, --help        print this help";
 
 /// A group of the IPv4 Local Scope (RFC 2365, 6.1).
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 255, 77, 77);

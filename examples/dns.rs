@@ -28,7 +28,7 @@ Usage: dns [--listen ADDR] [--record RECORD]...
                    default 127.0.0.1:7053)
   --record RECORD  'NAME A ADDRESS', 'NAME AAAA ADDRESS' or 'NAME TXT TEXT'
                    (default: a few records of example.test)
-  --help           print this help";
+  -h, --help       print this help";
 
 const DEFAULT_RECORDS: [&str; 4] = [
     "www.example.test A 192.0.2.1",

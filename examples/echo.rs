@@ -42,7 +42,7 @@ Usage: echo [--tcp ADDR] [--udp ADDR] [--framing NAME] [--frame-len-max BYTES]
   --tls CERT KEY         encrypt TCP with TLS: PEM files of the certificate and its key
   --tls-self-signed FILE encrypt TCP with a new certificate for localhost, 127.0.0.1
                          and ::1, which is written to FILE for the clients
-  --help                 print this help
+  -h, --help             print this help
 
 The server disconnects a client that sends nothing for 60 s, that needs more than 30 s
 to send a message, or that does not read for 30 s.

@@ -20,8 +20,8 @@ A game server with its own loop.
 
 Usage: game_loop [ADDR]
 
-  ADDR    address to listen on: HOST:PORT or unix:PATH (default 127.0.0.1:7005)
-  --help  print this help
+  ADDR        address to listen on: HOST:PORT or unix:PATH (default 127.0.0.1:7005)
+  -h, --help  print this help
 
 A client sends the lines `left`, `right`, `up` and `down`. It receives a line twenty
 times a second: the number of the step, and the place X,Y of each player.";

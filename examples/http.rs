@@ -25,8 +25,8 @@ A small HTTP/1.1 server.
 
 Usage: http [ADDR]
 
-  ADDR    address to listen on: HOST:PORT or unix:PATH (default 127.0.0.1:7080)
-  --help  print this help
+  ADDR        address to listen on: HOST:PORT or unix:PATH (default 127.0.0.1:7080)
+  -h, --help  print this help
 
 Resources: / and /hello?name=NAME";
 

@@ -26,7 +26,7 @@ Usage: load ADDR [OPTION]...
                      echo (default 1, at most 1000)
   --size BYTES       length of a message: 16 to 65536 (default 64)
   --seconds N        time to measure (default 5)
-  --help             print this help
+  -h, --help         print this help
 
 Prints the messages per second, and percentiles and a histogram of the time from send
 to echo. The exit code is 1 if a connection fails, an echo differs, or no echo arrives.";

@@ -27,9 +27,9 @@ A TCP proxy with back-pressure, and with limits for unknown clients.
 
 Usage: proxy LISTEN UPSTREAM
 
-  LISTEN    address to listen on: HOST:PORT or unix:PATH
-  UPSTREAM  address of the server to connect to: HOST:PORT
-  --help    print this help
+  LISTEN      address to listen on: HOST:PORT or unix:PATH
+  UPSTREAM    address of the server to connect to: HOST:PORT
+  -h, --help  print this help
 
 The proxy resets a pair of connections without traffic for 10 minutes, and a pair with
 a peer that does not read for 30 s.";

@@ -29,7 +29,7 @@ Usage: rpc --serve ADDR
 
   --serve ADDR  serve requests on this address (HOST:PORT)
   --timeout MS  time to wait for each response, in milliseconds (default 1000)
-  --help        print this help
+  -h, --help    print this help
 
 Requests: 'echo TEXT', 'add A B', 'sleep MS'. All requests are sent at once. Each
 response is printed when it arrives. The exit code is 1 if a request fails.";

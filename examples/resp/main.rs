@@ -29,7 +29,7 @@ Usage: resp [--listen ADDR] [--memory-max BYTES]
   --listen ADDR       address to listen on: HOST:PORT or unix:PATH
                       (default 127.0.0.1:7379)
   --memory-max BYTES  maximum size of all keys and values (default 1073741824)
-  --help              print this help
+  -h, --help          print this help
 
 Commands: PING ECHO HELLO SELECT QUIT, GET SET DEL EXISTS INCR INCRBY DECR MGET MSET,
 LPUSH RPUSH LPOP RPOP LLEN LRANGE, SADD SPOP SCARD SMEMBERS, HSET HGET HGETALL,

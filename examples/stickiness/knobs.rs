@@ -161,13 +161,13 @@ impl Knobs {
     /// Sets one setting by its name. Fails with a message if the name is unknown or the value is
     /// invalid.
     pub(crate) fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
-        if let Some((_, min, max, place, _)) = NUMBERS.iter().find(|knob| knob.0 == name) {
+        if let Some((_, min, max, field, _)) = NUMBERS.iter().find(|knob| knob.0 == name) {
             let number = value.parse().ok();
             let number = number.filter(|number| (min..=max).contains(&number));
-            *place(self) =
+            *field(self) =
                 number.ok_or_else(|| format!("{name} must be a number from {min} to {max}"))?;
-        } else if let Some((_, place, _)) = SWITCHES.iter().find(|knob| knob.0 == name) {
-            *place(self) = match value {
+        } else if let Some((_, field, _)) = SWITCHES.iter().find(|knob| knob.0 == name) {
+            *field(self) = match value {
                 "on" => true,
                 "off" => false,
                 _ => return Err(format!("{name} must be on or off")),
@@ -223,11 +223,11 @@ impl Knobs {
     pub(crate) fn pairs(&self) -> Vec<(&'static str, String)> {
         let mut knobs = self.clone();
         let mut pairs = Vec::new();
-        for (name, _, _, place, _) in &NUMBERS {
-            pairs.push((*name, place(&mut knobs).to_string()));
+        for (name, _, _, field, _) in &NUMBERS {
+            pairs.push((*name, field(&mut knobs).to_string()));
         }
-        for (name, place, _) in &SWITCHES {
-            let value = if *place(&mut knobs) { "on" } else { "off" };
+        for (name, field, _) in &SWITCHES {
+            let value = if *field(&mut knobs) { "on" } else { "off" };
             pairs.push((*name, value.to_owned()));
         }
         pairs.push(("framing", self.framing.clone()));

@@ -39,11 +39,12 @@ Usage: stickiness [EXPERIMENT]... [OPTION]...
                          one custom run if a setting is given
   --list                 print the names of the experiments
   --json                 print the results as JSON, one object per line
-  --html FILE            write the results as one self-contained HTML page
+  --html FILE            write the results as one self-contained HTML page; runs each
+                         experiment over TCP and over UDP
   --serve ADDR           serve the page on this address (HOST:PORT); the page can
                          change all settings and start runs
   --public               allow --serve on an address that other machines can reach
-  --help                 print this help
+  -h, --help             print this help
 
 Settings (they override the settings of an experiment):
 ";
@@ -182,15 +183,19 @@ fn run_all(
 
 fn knobs_help() -> String {
     let mut help = String::new();
-    for (name, min, max, _, description) in NUMBERS {
+    let mut defaults = Knobs::default();
+    for (name, min, max, field, description) in NUMBERS {
         let option = format!("--{name} N");
-        help += &format!("  {option:<22} {description} ({min} to {max})\n");
+        let default = *field(&mut defaults);
+        help += &format!("  {option:<22} {description} ({min} to {max}, default {default})\n");
     }
-    for (name, _, description) in SWITCHES {
+    for (name, field, description) in SWITCHES {
         let option = format!("--{name} on|off");
-        help += &format!("  {option:<22} {description}\n");
+        let default = if *field(&mut defaults) { "on" } else { "off" };
+        help += &format!("  {option:<22} {description} (default {default})\n");
     }
     help += &format!("  --framing NAME         on TCP: {}\n", FRAMINGS.join(", "));
+    help += &format!("                         (default {})\n", defaults.framing);
     help += "  --transport tcp|udp    default: the experiment's own, or both for a custom run\n\n";
     help += "The output has no colours if NO_COLOR is set or the output is not a terminal.";
     help

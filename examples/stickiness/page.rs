@@ -52,10 +52,10 @@ fn data(outcomes: &[Outcome]) -> String {
 fn knobs() -> Vec<String> {
     let mut defaults = Knobs::default();
     let mut knobs = Vec::new();
-    for (name, min, max, place, description) in NUMBERS {
+    for (name, min, max, field, description) in NUMBERS {
         knobs.push(format!(
             r#"{{"name":"{name}","kind":"number","min":{min},"max":{max},"value":"{}","help":{}}}"#,
-            place(&mut defaults),
+            field(&mut defaults),
             quoted(description)
         ));
     }

@@ -106,7 +106,7 @@ struct Scale {
 
 impl Scale {
     fn new(outcome: &Outcome, columns: usize) -> Self {
-        let ends = outcome.sends.iter().map(|send| place(outcome, send).1);
+        let ends = outcome.sends.iter().map(|send| range(outcome, send).1);
         Self {
             bytes: ends.max().unwrap_or(1).max(1),
             columns: columns as u64,
@@ -125,7 +125,7 @@ impl Scale {
         let mut cells =
             vec![empty; usize::try_from(self.columns).expect("the number of columns is a usize")];
         for block in blocks {
-            let (start, end) = place(outcome, block);
+            let (start, end) = range(outcome, block);
             let first = self.column(start);
             let last = self.column(end).max(first + 1).min(self.columns);
             for column in first..last {
@@ -170,7 +170,7 @@ impl Cell {
 
 /// Returns start and end of a block on the common scale. A datagram gets the offset that its bytes
 /// would have in a stream.
-fn place(outcome: &Outcome, block: &Block) -> (u64, u64) {
+fn range(outcome: &Outcome, block: &Block) -> (u64, u64) {
     let size = outcome.knobs.size as u64;
     match outcome.transport {
         "udp" => (block.offset * size, block.offset * size + block.len),
@@ -181,7 +181,7 @@ fn place(outcome: &Outcome, block: &Block) -> (u64, u64) {
 /// Returns the index of the message that contains the byte.
 fn message_at(outcome: &Outcome, offset: u64) -> Option<usize> {
     let sends = &outcome.sends;
-    let next = sends.partition_point(|send| place(outcome, send).0 <= offset);
+    let next = sends.partition_point(|send| range(outcome, send).0 <= offset);
     next.checked_sub(1)
 }
 

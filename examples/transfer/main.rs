@@ -38,7 +38,7 @@ Usage: transfer --receive FOLDER [--listen ADDR] [--len-max BYTES]
   --listen ADDR    address to listen on (HOST:PORT or unix:PATH, default
                    127.0.0.1:7006)
   --len-max BYTES  longest file that is accepted (default 1099511627776)
-  --help           print this help
+  -h, --help       print this help
 
 A file gets its name when it is complete and its SHA-256 is correct. Until then, it
 is a partial file whose name begins with a dot. An existing file is never replaced.

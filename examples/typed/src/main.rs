@@ -26,8 +26,8 @@ A server for the temperatures of sensors, with typed messages as lines of JSON.
 
 Usage: typed [ADDR]
 
-  ADDR    address to listen on: HOST:PORT or unix:PATH (default 127.0.0.1:7007)
-  --help  print this help
+  ADDR        address to listen on: HOST:PORT or unix:PATH (default 127.0.0.1:7007)
+  -h, --help  print this help
 
 Requests:
   {\"type\":\"report\",\"sensor\":\"roof\",\"celsius\":21.5}
