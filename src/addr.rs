@@ -314,8 +314,8 @@ fn unescape(text: &str) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// Parses the [text](UnixAddr#text) of an address. Fails with `InvalidInput` if it does not begin
-/// with `unix:`, has an invalid escape, or is longer than the system allows.
+/// Parses the [text](UnixAddr#text) of an address. Fails with `InvalidInput` if the text does not
+/// begin with `unix:` or has an invalid escape, or if the path or name is invalid or too long.
 #[cfg(unix)]
 impl FromStr for UnixAddr {
     type Err = io::Error;

@@ -47,8 +47,8 @@ pub struct Config {
     /// counts as `read_budget_bytes`.
     ///
     /// Default: 260 KiB, which fits sixteen frames of 16 KiB, or one frame of 256 KiB, with their
-    /// headers. All reads share one buffer. It starts with 68 KiB and grows, up to this limit, if
-    /// more data arrives at once.
+    /// headers. All reads share one buffer, except those that continue a long frame. It starts with
+    /// 68 KiB and grows, up to this limit, if more data arrives at once.
     pub read_len_max: usize,
     /// Number of bytes that one connection may read per turn. At least 1.
     ///
@@ -108,7 +108,7 @@ pub struct Config {
     ///
     /// * At the limit, no connection is read, and `send` fails with
     ///   [`SendError::Full`](crate::SendError). Connections that are closing still send their
-    ///   output.
+    ///   output and discard their input.
     /// * When less than seven eighths of the limit are in use, the connections are read again, in
     ///   the order in which they stopped. Connections whose output was rejected get
     ///   [`on_drained`](crate::Handler::on_drained).
@@ -144,10 +144,11 @@ pub struct Config {
     /// Default: no limit, because thousands of hosts may share one address behind a NAT. With a
     /// limit, each address that has a connection takes about 40 bytes.
     pub connections_per_addr_max: usize,
-    /// Maximum number of accepted connections that are in a TLS handshake, or that exchange other
-    /// bytes before [`on_open`](crate::Handler::on_open). At least 1.
+    /// Maximum number of connections that are in a TLS handshake, or that exchange other bytes that
+    /// are not frames. At least 1.
     ///
-    /// Further connections that do not open at once are closed and reported as refused.
+    /// The limit applies only to accepted connections: further ones that do not open at once are
+    /// closed and reported as refused.
     ///
     /// Default: 4,096. A handshake holds up to about 20 KB, so all handshakes take at most 80 MB.
     pub preparing_max: usize,
@@ -252,9 +253,9 @@ pub struct Config {
     /// Default: `None`, because in many protocols one side only listens.
     pub read_idle_timeout: Option<Duration>,
     /// Time allowed from the first byte of a frame to its last byte, no matter how many bytes
-    /// arrive in between. When this time has passed, the connection is closed. Time during which
-    /// the connection is paused does not count. Must not be zero. At most 48 days; a longer time
-    /// counts as `None`.
+    /// arrive in between. When this time has passed, the connection is closed. If the reactor stops
+    /// reading the connection within the frame, for example for a pause, the time starts again when
+    /// reading resumes. Must not be zero. At most 48 days; a longer time counts as `None`.
     ///
     /// Default: `None`, because a suitable time depends on the largest frame and on the slowest
     /// legitimate peer. A server on the public internet should set this deadline.

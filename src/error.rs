@@ -174,10 +174,11 @@ pub enum Sent {
 pub enum SendError {
     /// The connection or socket of this id is closed. Stop sending to it.
     Gone,
-    /// The connection or socket accepts no more output: it is closing, or a write failed.
+    /// The connection or socket accepts no more output: it is closing, this side has half-closed
+    /// it, or a write failed.
     ///
-    /// `on_close` follows after the frames that were received before. If the connection is paused
-    /// and such frames wait, `on_close` follows after the connection is resumed.
+    /// After a failed write, `on_close` follows after the frames that were received before. If the
+    /// connection is paused and such frames wait, `on_close` follows after it is resumed.
     Closing,
     /// The payload would make the write queue exceed its limit, or the reactor's
     /// [`Config::memory_bytes_max`](crate::Config::memory_bytes_max) is used up.

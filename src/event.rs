@@ -20,7 +20,7 @@ use crate::tls::TlsError;
 #[non_exhaustive]
 pub enum Hangup {
     /// The peer has ended its side and may still read, for example the reply to its last request.
-    /// Reported once per connection.
+    /// Reported at most once per connection.
     Ended,
     /// The peer has reset the connection or is unreachable, so it reads nothing more. The queued
     /// output is lost, and `send` fails.
@@ -117,8 +117,8 @@ pub enum Origin {
 #[non_exhaustive]
 pub enum CloseReason {
     /// The handler closed the connection: the kernel took all output, and the peer ended its side
-    /// too. Also used for a connection that is closed while its connect is in progress. Its queued
-    /// output then counts as unsent.
+    /// too. Also used for a connection that the handler closed before it opened. Its queued output
+    /// then counts as unsent.
     Local,
     /// The peer ended its side first, and the handler then closed the connection.
     Peer,
@@ -269,7 +269,7 @@ pub enum Refusal {
     /// [requires]: crate::ProxyProtocol::required
     UntrustedProxy,
     /// [`Config::preparing_max`](crate::Config::preparing_max) connections are in a TLS handshake,
-    /// or exchange other bytes before [`on_open`](crate::Handler::on_open).
+    /// or exchange other bytes that are not frames.
     Preparing,
 }
 
@@ -334,14 +334,14 @@ impl Detached {
         }
     }
 
-    /// Returns true if the stream continues inside a frame that is too long and is being
-    /// [skipped](crate::Framing::skip_too_long), or whose beginning a custom codec has skipped with
-    /// [`Step::SkipPart`](crate::Step::SkipPart).
+    /// Returns true if the stream continues inside bytes that are being skipped: usually a frame
+    /// that [is too long](crate::Framing::skip_too_long), or else bytes that a custom codec skips
+    /// with [`Step`](crate::Step).
     ///
     /// [`Context::adopt_detached`](crate::Context::adopt_detached) continues this skip, whatever
     /// framing it is called with. The skip needs the bytes of [`undelivered`](Self::undelivered):
-    /// if some were removed, the rest of the frame may be decoded as frames. A program that
-    /// continues without a reactor has to find the end of this frame itself.
+    /// if some were removed, the rest of the skipped bytes may be decoded as frames. A program that
+    /// continues without a reactor has to find the end of the skipped bytes itself.
     #[must_use]
     pub fn is_skipping(&self) -> bool {
         !matches!(self.skip, UnfinishedSkip::None)

@@ -73,17 +73,18 @@ use crate::{datagram::UnixDatagram, id::UnixDatagramId};
 pub trait Handler: Sized {
     /// State of one connection, kept by the reactor.
     ///
-    /// An accepted connection starts with the default value. A connection of [`Context::connect`]
-    /// starts with the value passed to it. [`on_close`](Handler::on_close) receives the session by
-    /// value.
+    /// An accepted connection starts with the default value. A connected or adopted connection
+    /// starts with the value that is passed to the call. [`on_close`](Handler::on_close) receives
+    /// the session by value.
     type Session: Default;
 
     /// Receives one whole frame.
     ///
     /// `frame` is the payload, without header or delimiter, and may be empty. It borrows from the
     /// reactor's buffer, so copy any bytes that must outlive the callback. If this callback closes
-    /// or pauses the connection, no further frame is delivered. The default drops the frame, for
-    /// handlers that use only datagrams.
+    /// the connection, no further frame is delivered. If it pauses the connection, no further frame
+    /// is delivered until the connection is resumed. The default drops the frame, for handlers that
+    /// use only datagrams.
     fn on_frame(
         &mut self,
         cx: &mut Context<'_, Self>,
@@ -93,10 +94,11 @@ pub trait Handler: Sized {
     ) {
     }
 
-    /// Reports a frame that was too long and was discarded.
+    /// Reports a frame that is too long and is discarded.
     ///
-    /// Only a framing with [`skip_too_long`](crate::Framing::skip_too_long) skips frames. Frames
-    /// after the skipped frame are delivered normally. The default does nothing.
+    /// A framing with [`skip_too_long`](crate::Framing::skip_too_long) skips such frames, and so
+    /// does a custom codec that returns [`Step::SkipFrame`](crate::Step::SkipFrame). Frames after
+    /// the skipped frame are delivered normally. The default does nothing.
     fn on_skipped(
         &mut self,
         cx: &mut Context<'_, Self>,
@@ -199,13 +201,14 @@ pub trait Handler: Sized {
     }
 
     /// Reports that a write queue has drained: it was above the high watermark
-    /// ([`Sent::AboveHigh`](crate::Sent)), and is now at or below the low watermark. The unsent
-    /// bytes of an [adopted](Context::adopt_detached) connection count as above the high watermark
-    /// if they exceed the low one.
+    /// ([`Sent::AboveHigh`](crate::Sent)) or rejected a payload ([`SendError::Full`]), and is now
+    /// at or below the low watermark. The unsent bytes of an [adopted](Context::adopt_detached)
+    /// connection count as above the high watermark if they exceed the low one.
     ///
     /// Sending may continue. The callback is called once each time the queue drains. It is also
     /// called when memory is free again, for a connection whose output was rejected at
-    /// [`Config::memory_bytes_max`](crate::Config::memory_bytes_max). The default does nothing.
+    /// [`Config::memory_bytes_max`](crate::Config::memory_bytes_max). If a failed write has emptied
+    /// the queue, [`send`](Context::send) fails. The default does nothing.
     #[doc(alias("writable", "backpressure"))]
     fn on_drained(
         &mut self,
@@ -288,10 +291,10 @@ pub trait Handler: Sized {
 
     /// Reports that the peer has ended or reset a connection that is currently not read.
     ///
-    /// The connection is paused, has no credit or is above its high watermark. Frames that the peer
-    /// sent before may still wait. They are delivered when the connection is read again, followed
-    /// by the end of the stream. A handler that does not need these frames closes or aborts the
-    /// connection. The default does nothing.
+    /// The connection is paused, has no credit, is above its high watermark, or waits for memory.
+    /// Frames that the peer sent before may still wait. They are delivered when the connection is
+    /// read again, followed by the end of the stream. A handler that does not need these frames
+    /// closes or aborts the connection. The default does nothing.
     ///
     /// A connection that is being read never gets this callback. Its frames are delivered at once,
     /// followed by [`on_half_close`](Handler::on_half_close) or [`on_close`](Handler::on_close).
@@ -376,8 +379,8 @@ pub trait Handler: Sized {
 
     /// Reports that a Unix datagram socket may send to its connected peer again.
     ///
-    /// Called if [`Context::send_unix_datagram`] returned `WouldBlock` before. The default does
-    /// nothing.
+    /// Called if [`Context::send_unix_datagram`] to this peer returned `WouldBlock` before. The
+    /// default does nothing.
     #[cfg(unix)]
     fn on_unix_writable(&mut self, cx: &mut Context<'_, Self>, socket: UnixDatagramId) {}
 

@@ -203,8 +203,8 @@
 //! default closes the connection: see [`Handler::on_half_close`] if a reply may come later.
 //! [`Context::half_close`] ends this side in the same way, and input still arrives.
 //!
-//! `on_close` is called exactly once for every connection, also for one that never opened. It
-//! receives the reason and the number of bytes lost.
+//! `on_close` is called exactly once for every connection, also for one that never opened, but not
+//! for a [refused](Handler::on_refused) one. It receives the reason and the number of bytes lost.
 //!
 //! # Timers
 //!
@@ -298,8 +298,8 @@
 //!
 //! # Cost
 //!
-//! Sockets are registered once, for both directions and edge-triggered. In the steady state `strace
-//! -c` counts these system calls:
+//! A connection is registered once, for both directions and edge-triggered. In the steady state
+//! `strace -c` counts these system calls:
 //!
 //! | 64 connections, frames of 64 bytes | reads | writes | polls | `epoll_ctl` |
 //! |---|---|---|---|---|

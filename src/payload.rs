@@ -110,7 +110,8 @@ impl<const N: usize> From<&'static [u8; N]> for Payload {
     }
 }
 
-/// Returns the bytes of an owned payload without a copy. Copies the bytes of a shared payload.
+/// Returns the bytes of an owned payload without a copy. Usually copies the bytes of a shared
+/// payload.
 impl From<Payload> for Vec<u8> {
     fn from(payload: Payload) -> Self {
         match payload.0 {

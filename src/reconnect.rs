@@ -117,7 +117,7 @@ impl Backoff {
 ///
 /// A handler keeps one `Reconnect` per server and forwards its callbacks to it:
 /// [`open`](Reconnect::open) to start, then [`on_close`](Reconnect::on_close) and
-/// [`on_timer`](Reconnect::on_timer). Each method ignores the connections and timers of other
+/// [`on_timer`](Reconnect::on_timer). The last two ignore the connections and timers of other
 /// servers, so one handler can have several `Reconnect` values.
 ///
 /// The delays between the attempts grow until a connection has lived for

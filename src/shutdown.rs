@@ -14,8 +14,8 @@ pub enum ShutdownPhase {
     /// [`Context::is_shutting_down`]: crate::Context::is_shutting_down
     Unready,
     /// The listeners accept the connections that wait in their backlogs, and are then closed. Open
-    /// connections and datagram sockets work as before. The phase ends early if no connection is
-    /// left.
+    /// connections and datagram sockets work as before. The phase ends early if no connection and
+    /// no listener is left.
     Drain,
     /// Every connection and socket is closed. A connection first sends its queued output. No
     /// connection or socket can be opened.
@@ -30,7 +30,7 @@ pub enum ShutdownPhase {
 /// | phase | default length | when it ends |
 /// |---|---|---|
 /// | [`Unready`](ShutdownPhase::Unready) | zero | `unready_time` has passed |
-/// | [`Drain`](ShutdownPhase::Drain) | zero | `drain_time` has passed, or no connection is left |
+/// | [`Drain`](ShutdownPhase::Drain) | zero | `drain_time` has passed, or no connection and no listener is left |
 /// | [`Close`](ShutdownPhase::Close) | `close_time` | all is closed; the rest is aborted after `close_time` |
 ///
 /// A phase of length zero is skipped, except for the last one. Choose `unready_time` longer than

@@ -60,19 +60,19 @@ pub struct Stats {
     pub accepted: u64,
     /// Number of connections opened by `connect` or adopted.
     pub connected: u64,
-    /// Number of accepted connections that were closed before they opened: see
-    /// [`Refusal`](crate::Refusal).
+    /// Number of accepted connections that were closed before they opened, for one of the reasons
+    /// of [`Refusal`](crate::Refusal).
     pub refused: u64,
     /// Number of failed accept calls, without `WouldBlock`.
     pub accept_errors: u64,
-    /// Number of connections that began to exchange bytes before [`on_open`], such as a TLS
-    /// handshake.
+    /// Number of preparations that began. In a preparation, a connection exchanges bytes that are
+    /// not frames, such as a TLS handshake, before [`on_open`] or in mid-stream.
     ///
     /// [`on_open`]: crate::Handler::on_open
     pub preparations: u64,
-    /// Number of connections that ended before they were prepared; included in `preparations`.
+    /// Number of preparations during which the connection ended; included in `preparations`.
     pub preparations_failed: u64,
-    /// Number of connections that were not prepared in time; included in `preparations_failed`.
+    /// Number of preparations that took too long; included in `preparations_failed`.
     pub preparations_timed_out: u64,
     /// Number of TLS handshakes that began. A handshake of an accepted connection begins when its
     /// first byte arrives.
@@ -126,8 +126,8 @@ pub struct Stats {
     pub datagram_bytes_out: u64,
     /// Number of delivered datagrams that were truncated.
     pub datagrams_truncated: u64,
-    /// Number of outgoing datagrams lost: rejected by a full queue, failed to be sent, or still
-    /// queued when their socket was closed.
+    /// Number of outgoing datagrams lost: rejected because the queue or the memory budget was full,
+    /// failed to be sent, or still queued when their socket was closed.
     pub datagrams_dropped: u64,
     /// Time spent in callbacks, including the time to decode the frames passed to them. Zero unless
     /// [`Config::slow_callback_min`](crate::Config::slow_callback_min) is set.
@@ -137,13 +137,13 @@ pub struct Stats {
     pub slow_callbacks: u64,
     /// Current number of connections, in any state.
     pub connections: usize,
-    /// Current number of connections that are being prepared; included in `connections`.
+    /// Current number of connections in a preparation; included in `connections`.
     pub preparing: usize,
     /// Bytes currently held by all connections and sockets, counted as for
     /// [`Config::memory_bytes_max`](crate::Config::memory_bytes_max).
     pub held_bytes: usize,
-    /// Current number of connections and sockets with work that a budget postponed to the next
-    /// turn.
+    /// Current number of connections, listeners and datagram sockets that wait for their dispatch,
+    /// in this turn or the next.
     pub ready: usize,
     /// Current number of timers: those of the handler and a few of the reactor itself.
     pub timers: usize,

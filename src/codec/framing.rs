@@ -505,9 +505,11 @@ impl Framing {
     /// the header. The frame limit counts all these bytes. `send` rejects a payload whose length
     /// differs from the length in its header.
     ///
-    /// `body_len` is called exactly once for each received header, when the header is complete, and
-    /// once for each payload that is sent. Each call may therefore take one entry from a queue, for
-    /// example from the queue of the requests whose replies are received.
+    /// `body_len` is called exactly once for each header that a connection receives, when the
+    /// header is complete, and once for each payload that is sent. Each call may therefore take one
+    /// entry from a queue, for example from the queue of the requests whose replies are received.
+    /// If a connection is [detached](crate::Context::detach) within a frame, the connection that
+    /// adopts the bytes calls `body_len` for this header again.
     ///
     /// A header that exceeds its own limit, or the limit of the whole frame, closes the connection,
     /// even with [`skip_too_long`](Framing::skip_too_long): the length of the frame is then
@@ -630,8 +632,8 @@ impl Framing {
     /// Similar to tokio-util's `Decoder` and `Encoder`, Netty's `ByteToMessageDecoder` and Go's
     /// `bufio.SplitFunc`.
     ///
-    /// Each connection makes one allocation for the state of its codec. Built-in framings make
-    /// none.
+    /// Each connection makes up to two allocations for the state of its codec. Built-in framings
+    /// make none.
     pub fn custom<C>(codec: C) -> Self
     where
         C: Codec + Send + Sync + 'static,

@@ -28,8 +28,8 @@ pub(crate) enum Kind {
     Fixed(Fixed),
     Varint(Varint),
     Netstring(Netstring),
-    // The following codecs are stored behind an `Arc`, so that `Kind` is small: a dispatch clones
-    // it.
+    // The following codecs are stored behind an `Arc`, so that a clone is cheap: each decode call
+    // clones its codec.
     Delimited(Arc<Delimited>),
     LengthField(Arc<LengthFieldCodec>),
     HeaderBody(Arc<HeaderBody>),

@@ -1,7 +1,8 @@
 //! Framing: the boundaries of messages in a stream of bytes.
 //!
-//! A codec receives bytes and returns ranges of them. It keeps no bytes, copies none and allocates
-//! nothing. It does not know sockets or connections. There is one file per framing.
+//! To decode, a codec receives bytes and returns ranges of them. A built-in codec keeps no bytes,
+//! copies none and allocates nothing. No codec knows sockets or connections. There is one file per
+//! codec.
 
 #![cfg_attr(
     not(test),
@@ -52,9 +53,9 @@ pub(crate) use step::{CheckedStep, Skip, SkipKind, StepError};
 /// it keeps between two calls, such as the offset up to which it searched, is its
 /// [`State`](Codec::State).
 ///
-/// Rule 1 of this contract is a promise of the caller. The other rules are for
-/// [`decode`](Codec::decode): a codec that breaks them ends the connection with
-/// [`FrameError::Contract`].
+/// Rules 1 and 5 of this contract are promises of the caller. Rules 2 to 4 are for
+/// [`decode`](Codec::decode) and [`finish`](Codec::finish): a codec that breaks them ends the
+/// connection with [`FrameError::Contract`].
 ///
 /// 1. `bytes` is never empty. It begins at the first byte that no earlier `Frame` or skip has
 ///    removed, and only grows until the next `Frame` or skip.
@@ -108,7 +109,7 @@ pub(crate) use step::{CheckedStep, Skip, SkipKind, StepError};
 /// # assert_eq!(framing.to_string(), "custom");
 /// ```
 pub trait Codec {
-    /// State of one connection. Only the codec itself resets it.
+    /// State of one connection. It starts with the default value, and only the codec changes it.
     type State: Default;
 
     /// Searches `bytes` for the next frame.

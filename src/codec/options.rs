@@ -47,8 +47,8 @@ impl Framing {
     /// callback runs before the payload arrives. A skipped frame counts as a frame for the budget
     /// and for [`Config::frame_deadline`](crate::Config::frame_deadline).
     ///
-    /// Malformed input still ends the stream, because the start of the next frame is unknown.
-    /// Examples are a header that is itself too long, and a [`varint`](Framing::varint) or
+    /// The stream still ends if the start of the next frame is unknown. Examples are malformed
+    /// bytes, a header that is itself too long, and a [`varint`](Framing::varint) or
     /// [`netstring`](Framing::netstring) whose length has more than 64 bits. Some bytes of a
     /// skipped frame are not checked: the comma after a netstring, and bare `\r` and `\n` beyond
     /// the limit in a line of [`line_crlf`](Framing::line_crlf).

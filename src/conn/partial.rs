@@ -91,15 +91,14 @@ pub(crate) struct Former(pub(super) Box<FormerStep>);
 
 pub(super) type FormerStep = dyn for<'a> FnMut(&'a [u8], bool) -> CheckedStep<'a> + Send + Sync;
 
-/// An unfinished skip of a frame, as a detached connection passes it to the connection that adopts
-/// its bytes.
+/// An unfinished skip, as a detached connection passes it to the connection that adopts its bytes.
 #[derive(Debug, Default)]
 pub(crate) enum UnfinishedSkip {
     #[default]
     None,
     /// The next `left >= 1` bytes of the stream are skipped.
     Bytes { left: u64 },
-    /// The framing has decoded the first `decoded_len >= 1` bytes that are held. It skips them, and
+    /// The framing may have decoded up to `decoded_len >= 1` of the held bytes. It skips them, and
     /// the bytes after them, to the end of the frame.
     ToEnd { framing: Former, decoded_len: usize },
 }
@@ -415,8 +414,8 @@ impl Partial {
         pool.moved_bytes += bytes.len() as u64;
     }
 
-    /// Returns a copy of the bytes, and the unfinished skip of a frame, if there is one. Removes
-    /// the former framing, which becomes a part of the skip.
+    /// Returns a copy of the bytes, and the unfinished skip, if there is one. Removes the former
+    /// framing, which becomes a part of the skip.
     pub(super) fn content(&mut self, pool: &mut Pool) -> (Vec<u8>, UnfinishedSkip) {
         self.buf.settle(pool);
         let bytes = self.buf.bytes().to_vec();
@@ -515,8 +514,8 @@ fn is_long_open_ended(len: usize, need: usize) -> bool {
 /// Returns the capacity of a buffer for a frame that needs `need` bytes. The capacity is `need` if
 /// a buffer of `capacity_max` bytes can hold that.
 ///
-/// Otherwise it is half of `capacity_max`, and the frame is more than twice as long as the buffer.
-/// So the bytes that are copied when the buffer grows are less than half of the frame.
+/// Otherwise it is half of `capacity_max`, and the frame is more than twice as long as this
+/// capacity. So about half of the frame at most is copied when the buffer grows.
 fn capacity_for(need: usize, capacity_max: usize) -> usize {
     if need <= Buf::len_max_of(capacity_max) {
         need

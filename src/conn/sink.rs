@@ -44,7 +44,7 @@ pub(crate) type Flow = ControlFlow<()>;
 /// Result of a decode call.
 #[derive(Debug)]
 pub(crate) enum Delivery {
-    /// All bytes are decoded, up to a partial frame.
+    /// All bytes are decoded, except those of a partial frame.
     NeedMore,
     /// The sink stopped the delivery. Undelivered bytes may remain in the buffer.
     Stopped,

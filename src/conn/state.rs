@@ -1,8 +1,8 @@
 //! The state of a connection: phases, write half, read half, holds and readiness, packed in 32
 //! bits.
 //!
-//! Every transition is a method here. It changes the state and returns the [`Action`] that the
-//! engine executes. This module does no I/O. Listeners and datagram sockets use only a part of it:
+//! Every transition is a method here. If the engine must act on it, the method returns an
+//! [`Action`]. This module does no I/O. Listeners and datagram sockets use only a part of it:
 //! readiness, queue marks, the pause and the end.
 //!
 //! ```text
@@ -143,7 +143,8 @@ impl Readiness {
 // Readiness. `READABLE` and `WRITABLE` have the values of `EPOLLIN` and `EPOLLOUT`, so that the
 // compiler copies them from an event without a branch.
 
-/// The socket can be read. Set by events; cleared by `WouldBlock` and usually by a short read.
+/// The socket can be read. Set by events; cleared by `WouldBlock`, by the end of the stream and
+/// usually by a short read. A pause for memory clears the bit; the end of the pause sets it again.
 const READABLE: u32 = 1;
 /// An event reported the end of the stream, an error or urgent data. While this bit is set, a short
 /// read does not clear `READABLE`. The reasons: no further event reports the end or the error, and
@@ -160,7 +161,7 @@ const HUNG_UP: u32 = 1 << 3;
 const QUEUED: u32 = 1 << 4;
 /// The entry is in the queue of entries to flush at the end of the turn.
 const TO_FLUSH: u32 = 1 << 5;
-/// The partial frame is in an oversized buffer, and the entry is in the list of entries to trim.
+/// The partial frame was in an oversized buffer, and the entry is in the list of entries to trim.
 const OVERSIZED: u32 = 1 << 6;
 
 // Phase: at most one bit is set. No bit means `Open`; `CLOSING` with `FIN_SENT` means `Lingering`.
@@ -337,8 +338,8 @@ queries! {
     /// Returns true in the phases `Closing` and `Lingering`.
     fn is_closing = any(CLOSING);
     fn is_dead = any(DEAD);
-    /// Returns true if `send` to this connection fails because its write half is ended or a close
-    /// began.
+    /// Returns true if `send` to this connection fails because a close or a half-close began, or a
+    /// write failed.
     fn stops_sending = any(STOPS_SENDING);
     fn is_write_failed = any(WRITE_FAILED);
     /// Returns true if the state allows output in the batch.
@@ -421,7 +422,7 @@ changes! {
     fn resume = clear(PAUSED);
     /// Stops delivery until the handler grants more frames.
     fn credit_used_up = set(NO_CREDIT);
-    /// Records that a callback replaced the framing while bytes are being decoded.
+    /// Records that a callback replaced the framing of the active connection.
     fn reframed = set(REFRAMED);
     /// Records that decoding starts with the new framing.
     fn reframe_handled = clear(REFRAMED);
@@ -584,7 +585,8 @@ impl State {
         }
     }
 
-    /// Closes the connection. The reason is a call of the handler, a timeout or a malformed frame.
+    /// Closes the connection: its output is flushed first. A connection that is not open yet, or
+    /// whose write failed, ends at once.
     pub(crate) fn close(&mut self) -> Action {
         if self.any(CLOSING | DEAD) {
             return Action::None;

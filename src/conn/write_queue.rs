@@ -8,8 +8,9 @@ use crate::memory::Buf;
 use crate::payload::Payload;
 use crate::timer::Stamp;
 
-/// Maximum capacity of a new segment, in bytes, unless a single payload needs more. Segments are
-/// freed one by one as they are written, so that a long queue releases its memory while it shrinks.
+/// Maximum capacity of a new buffer for encoded bytes, unless a single append needs more. Segments
+/// are freed one by one as they are written, so that a long queue releases its memory while it
+/// shrinks.
 const SEGMENT_LEN: usize = 64 * 1024;
 /// Spare capacity for a header, in bytes, in addition to the length of the payload.
 const HEADER_SPARE: usize = 32;

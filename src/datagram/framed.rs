@@ -72,8 +72,9 @@ impl<'a> Datagram<'a> {
     /// Returns an iterator over all frames of the datagram, in order. Use this method for protocols
     /// that put several records into a datagram.
     ///
-    /// An empty datagram has no frames. With [`Framing::raw`], every datagram is one frame of any
-    /// length. If the datagram ends inside a frame, the last item is [`DatagramFault::Cut`]. With
+    /// An empty datagram has no frames. With [`Framing::raw`], every datagram is one frame, even an
+    /// empty datagram. If the datagram ends inside a frame, the last item is
+    /// [`DatagramFault::Cut`]. With
     /// [`unterminated_last_frame`](Framing::unterminated_last_frame), the last record is a frame
     /// even if its delimiter is missing. For a [truncated](Datagram::truncated) datagram, the
     /// iterator returns the whole frames, and [`DatagramFault::Truncated`] as the last item.

@@ -121,8 +121,8 @@ impl<S: Write> FramedStream<S> {
     ///
     /// # Errors
     ///
-    /// The error of the stream; `Interrupted` is retried. `WriteZero` if the stream accepts no
-    /// byte.
+    /// The error of the stream; a write that fails with `Interrupted` is retried. `WriteZero` if
+    /// the stream accepts no byte.
     pub fn flush(&mut self) -> io::Result<()> {
         while !self.unsent.is_empty() {
             match self.stream.write(self.unsent.bytes()) {

@@ -40,8 +40,8 @@ impl Framer {
     ///
     /// # Errors
     ///
-    /// [`FrameError::TooLong`] or [`FrameError::Unencodable`] if the framing cannot carry the
-    /// payload.
+    /// A [`FrameError`] if the framing cannot carry the payload: usually
+    /// [`TooLong`](FrameError::TooLong) or [`Unencodable`](FrameError::Unencodable).
     pub fn frame(&mut self, payload: &[u8]) -> Result<&[u8], FrameError> {
         self.buf.clear();
         self.framing.encode(payload, &mut self.buf)?;

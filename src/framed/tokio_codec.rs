@@ -17,7 +17,7 @@ use crate::error::FrameError;
 /// [`decode`](Self::decode). It also decodes the payloads of another framing, and the datagrams of
 /// one peer. Requires the feature `tokio-util`. No runtime is started: the codecs do no I/O.
 ///
-/// Received bytes are copied once, into the buffer that the decoder takes its items from.
+/// Received bytes are copied into the buffer that the decoder takes its items from.
 ///
 /// # Examples
 ///
@@ -124,7 +124,7 @@ impl<C> TokioCodec<C> {
         &mut self.codec
     }
 
-    /// Returns the number of bytes that wait for the rest of their item.
+    /// Returns the number of received bytes that the decoder has not taken.
     pub fn buffered_len(&self) -> usize {
         self.input.len()
     }

@@ -18,7 +18,7 @@
 //! * Setting a timer takes the next free node and appends its index to the list of a slot.
 //! * Postponing a timer is one store in its node.
 //! * Cancelling a timer touches its node and the chunk that holds its index.
-//! * Firing a timer touches its node once per level.
+//! * Firing a timer touches its node, and so does each earlier move to a lower level.
 //!
 //! A timer uses 32 bytes for its node, 5 bytes for its list entry and less than one byte for other
 //! data. If most timers of a slot are cancelled, a remaining timer may occupy a chunk of 64 bytes

@@ -14,8 +14,8 @@ use crate::timer::Stamp;
 enum Continued {
     /// The frame is still partial, and more new bytes are available.
     Partial,
-    /// The frame is delivered. The bytes after it must be decoded in place. The buffer is empty and
-    /// may be reused.
+    /// The frame is delivered or skipped. The bytes after it must be decoded in place. If a buffer
+    /// is left, it is empty and may be reused.
     Delivered,
     /// The decode call has ended.
     Ended(Delivery),
@@ -166,8 +166,8 @@ impl Assembler {
         self.continue_after_frame(&bytes[*at..], flow, sink)
     }
 
-    /// Continues after the delivered partial frame: the bytes after it are decoded in place, or
-    /// stored if the sink has stopped the delivery.
+    /// Continues after a partial frame that is delivered or skipped. The bytes after it are decoded
+    /// in place, or stored if the sink has stopped the delivery.
     fn continue_after_frame<S: FrameSink>(
         &mut self,
         undecoded: &[u8],
@@ -180,8 +180,8 @@ impl Assembler {
         }
     }
 
-    /// Continues in the buffer after a delivered frame. `more` is the part of the new bytes that
-    /// the buffer does not contain yet.
+    /// Continues in the buffer after a frame that is delivered or skipped. `more` is the part of
+    /// the new bytes that the buffer does not contain yet.
     fn decode_on_in_buffer<S: FrameSink, D: Decoder>(
         &mut self,
         more: &[u8],
@@ -204,8 +204,8 @@ impl Assembler {
     }
 
     /// Skips bytes of `left`, and advances `at`: a known number of bytes, or as many as a former
-    /// framing skips. Returns `None` if the skip has ended and the bytes after the skipped frame
-    /// are held: the caller must then decode the held bytes.
+    /// framing skips. Returns `None` if a former framing has ended its skip. The buffer then holds
+    /// the bytes after the skipped frame, and the caller must decode them.
     fn continue_any_skip<S: FrameSink>(
         &mut self,
         left: &[u8],

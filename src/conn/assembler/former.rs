@@ -35,8 +35,8 @@ impl Assembler {
         self.reframe_between_frames();
     }
 
-    /// Replaces the framing directly after one of its frames, where no skip is in progress. The
-    /// bytes are kept.
+    /// Replaces the framing between two frames, when no skip needs the former framing. The bytes,
+    /// and a skip of a known number of bytes, are kept.
     pub(crate) fn reframe_between_frames(&mut self) {
         self.custom = None;
         if let Some(partial) = &mut self.partial {
@@ -51,8 +51,8 @@ impl Assembler {
     }
 
     /// Appends `bytes` to the held bytes. The former framing then skips the frame at the start of
-    /// the held bytes. Returns `None` if it found the end of this frame: the caller must then
-    /// decode the held bytes with the new framing.
+    /// the held bytes. Returns `None` if all bytes of this frame are skipped and the delivery
+    /// continues: the caller must then decode the held bytes with the new framing.
     #[inline(never)]
     pub(in crate::conn) fn skip_by_former<S: FrameSink>(
         &mut self,

@@ -304,9 +304,9 @@ impl Assembler {
         len
     }
 
-    /// Takes the content: the bytes that are held, and the skip of a frame whose end has not
-    /// arrived. `framing` is the framing of the connection. The skip includes this framing if no
-    /// other framing can find the end of the frame.
+    /// Takes the content: the bytes that are held, and a skip whose end has not arrived. `framing`
+    /// is the framing of the connection. The skip includes this framing if no other framing can
+    /// find the end of the skipped frame.
     pub(crate) fn take(&mut self, framing: &Framing, pool: &mut Pool) -> (Vec<u8>, UnfinishedSkip) {
         self.reframe(framing);
         let partial = self.partial.as_mut();
@@ -316,8 +316,8 @@ impl Assembler {
     }
 
     /// Stores content of another read side: see [`take`](Assembler::take). The program may have
-    /// removed some of the bytes. If fewer bytes are left than the framing of a skip has decoded,
-    /// the skip ends. Call this method only while nothing is held.
+    /// removed some of the bytes. If fewer bytes are left than the framing of a skip may have
+    /// decoded, the skip ends. Call this method only while nothing is held.
     pub(crate) fn put(
         &mut self,
         (bytes, skip): (&[u8], UnfinishedSkip),

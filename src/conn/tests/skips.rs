@@ -140,8 +140,8 @@ fn random_cuts_skip_exactly_the_frames_that_are_too_long() {
     }
 }
 
-/// The buffers hold at most a few MiB while up to 1 GiB of a frame is skipped. No byte of the frame
-/// is searched twice. If no frame is skipped, the stream fails shortly after the limit.
+/// The buffers hold at most a few MiB while up to 1 GiB of a frame is skipped. At most a tenth of
+/// the bytes is searched twice. If no frame is skipped, the stream fails shortly after the limit.
 #[test]
 fn endless_frame_holds_a_few_times_the_limit() {
     let reads = vec![b'z'; 1 << 16];

@@ -10,7 +10,7 @@ use crate::memory::Buf;
 
 /// Spare capacity for a read while the length of the frame is unknown, in bytes.
 const READ_LEN: usize = 8 * 1024;
-/// Maximum number of bytes for which the buffer grows, as a multiple of the bytes received. It
+/// Maximum number of bytes for which the buffer grows, as a multiple of the bytes in the buffer. It
 /// applies to a frame whose header claims more. The buffer then rounds its capacity up to a power
 /// of two.
 const GROWTH: usize = 4;

@@ -358,7 +358,7 @@ fn skipped_bytes_are_dropped_for_every_read_length() {
         }
         let error = deframer
             .read_frame(&mut reader)
-            .expect_err("the stream ends within a frame");
+            .expect_err("the stream ends within skipped bytes");
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
     }
 }
