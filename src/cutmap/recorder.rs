@@ -19,7 +19,7 @@ pub(crate) struct Recorder {
     /// Maximum number of events.
     len_max: usize,
     events: Vec<Event>,
-    /// Index of the oldest event, which the next event overwrites.
+    /// Index of the oldest event. If the ring is full, the next event overwrites it.
     oldest: usize,
     overwritten: u64,
     /// Number of recorded datagrams of each open UDP socket: outgoing, incoming.

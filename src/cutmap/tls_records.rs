@@ -73,8 +73,8 @@ impl CutMap {
         &self.tls_records_received
     }
 
-    /// Returns the sent records that contain bytes of a send; several if the send was longer than a
-    /// record.
+    /// Returns the sent records that contain bytes of a send; several if a record ended within the
+    /// send.
     #[must_use]
     pub fn tls_records_of_send(&self, send: usize) -> Range<usize> {
         by_plaintext(&self.tls_records_sent, of(&self.sends, send))
@@ -185,7 +185,8 @@ impl CutMap {
         !(self.tls_records_sent.is_empty() && self.tls_records_received.is_empty())
     }
 
-    /// Records of the direction, preferably as sent.
+    /// Returns the records of the direction: those of the sender, or those of the receiver if the
+    /// sender's are not recorded.
     fn as_sent(&self) -> &[TlsRecordSpan] {
         match self.tls_records_sent.is_empty() {
             true => &self.tls_records_received,
@@ -193,7 +194,8 @@ impl CutMap {
         }
     }
 
-    /// Records of the direction, preferably as received.
+    /// Returns the records of the direction: those of the receiver, or those of the sender if the
+    /// receiver's are not recorded.
     fn as_received(&self) -> &[TlsRecordSpan] {
         match self.tls_records_received.is_empty() {
             true => &self.tls_records_sent,

@@ -170,8 +170,8 @@ impl Engine {
         self.end_stage(token)
     }
 
-    /// Adds the filter of a session to a connection. Bytes that were read before belong to the
-    /// session.
+    /// Adds the filter of a session to a connection. The bytes that the stage has read belong to
+    /// the session.
     fn install(&mut self, token: Token, session: TlsSession) {
         let Ok(conn) = self.entries.conn_mut(token) else {
             return;

@@ -43,7 +43,7 @@ impl Stream {
 }
 
 impl Udp {
-    /// Adopts a UDP socket. Only the details of datagrams that `options` selects are set.
+    /// Adopts a UDP socket. Of `options`, only the details of datagrams are applied to the socket.
     pub(crate) fn adopt(
         socket: OwnedSocket,
         options: &UdpOptions,
@@ -59,8 +59,8 @@ impl Udp {
     }
 }
 
-/// Checks the type and the address family of a socket. Makes the socket non-blocking, and prevents
-/// child processes from inheriting it.
+/// Checks the type and the address family of a socket, and makes the socket non-blocking. On Unix,
+/// child processes do not inherit it.
 pub(super) fn prepare(socket: OwnedSocket, kind: Type) -> io::Result<Socket> {
     let socket = Socket::from(socket);
     let domain = socket.local_addr()?.domain();
@@ -73,8 +73,8 @@ pub(super) fn prepare(socket: OwnedSocket, kind: Type) -> io::Result<Socket> {
     socket.set_nonblocking(true)?;
     #[cfg(unix)]
     socket.set_cloexec(true)?;
-    // On the systems of Apple, an option of the socket suppresses `SIGPIPE`. On other systems, a
-    // flag of each write does.
+    // On Apple's systems, an option of the socket suppresses `SIGPIPE`: see `NO_SIGNAL` in
+    // `stream.rs`.
     #[cfg(target_vendor = "apple")]
     socket.set_nosigpipe(true)?;
     Ok(socket)

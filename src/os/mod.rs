@@ -1,8 +1,8 @@
 //! All system calls and the clock, behind one type: [`Os`], real or simulated.
 //!
-//! This module does not know frames or handlers. It repeats a call that a signal interrupted. It
-//! does not repeat [`Os::wait`], because a part of the timeout has passed. It returns `WouldBlock`
-//! to the caller, because this result is flow control.
+//! This module does not know frames or handlers. It repeats a call that a signal interrupted, with
+//! two exceptions: a part of the timeout of [`Os::wait`] has passed, and the kernel continues an
+//! interrupted connect. `WouldBlock` is flow control, so it is returned to the caller.
 
 mod adopt;
 mod convert;
@@ -113,7 +113,7 @@ impl Os {
     }
 
     /// Reads the clock: the monotonic clock of the system, or the virtual time of a simulated
-    /// world. Apart from [`Deadline`], no other code of the library reads the clock.
+    /// world. No other code of the library reads the clock, except [`Deadline`] and `sim_epoch`.
     pub(crate) fn now(&self) -> Instant {
         match self {
             Self::Real(_) => Instant::now(),
@@ -140,7 +140,7 @@ impl Os {
         }
     }
 
-    /// Returns true if the last wait returned events.
+    /// Returns true if the last wait returned events. Valid before [`Self::for_each_event`].
     pub(crate) fn has_events(&self) -> bool {
         match self {
             Self::Real(poller) => poller.has_events(),
@@ -169,7 +169,8 @@ impl Os {
         }
     }
 
-    /// Returns true if the next wait of a simulated poll reports an event or a wake-up.
+    /// Returns true if the next wait of a simulated poll may report an event or a wake-up. Panics
+    /// if the system is real.
     #[cfg(feature = "sim")]
     pub(crate) fn is_sim_ready(&self) -> bool {
         self.sim().is_ready()
@@ -254,7 +255,8 @@ impl Os {
         }
     }
 
-    /// Returns the real poll, for a real socket that is registered with it.
+    /// Returns the real poll, which real sockets are registered with. Panics if the system is
+    /// simulated.
     fn poller(&self) -> &Poller {
         match self {
             Self::Real(poller) => poller,
@@ -263,7 +265,8 @@ impl Os {
         }
     }
 
-    /// Returns the simulated poll, which simulated sockets are registered with.
+    /// Returns the simulated poll, which simulated sockets are registered with. Panics if the
+    /// system is real.
     #[cfg(any(test, feature = "sim"))]
     fn sim(&self) -> &sim::SimPoll {
         match self {

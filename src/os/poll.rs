@@ -26,7 +26,7 @@ pub(super) fn signal_token(signal: crate::signal::Signal) -> PollToken {
 
 /// Initial capacity of the event list: 1.5 KiB with epoll on x86-64.
 const EVENTS_MIN: usize = 128;
-/// Maximum capacity of the event list. If more sockets are ready, the next poll returns the
+/// Maximum capacity of the event list. If more sockets are ready, the next wait returns the
 /// remaining events.
 const EVENTS_MAX: usize = 16 * 1024;
 
@@ -163,7 +163,7 @@ impl Poller {
         count
     }
 
-    /// Registers a socket once, for both directions, edge-triggered.
+    /// Registers a socket for all its events, edge-triggered.
     pub(super) fn register(&self, source: &mut impl Source, token: PollToken) -> io::Result<()> {
         let registry = self.poll.registry();
         registry.register(source, Token(token.0), INTEREST)

@@ -263,8 +263,8 @@ impl<'a> SocketRef<'a> {
         notsent_lowat, set_notsent_lowat: u32 => tcp_notsent_lowat, set_tcp_notsent_lowat
     }
 
-    /// Returns the network interface that the socket is restricted to (`SO_BINDTODEVICE`), as set
-    /// by [`ListenOptions::device`](crate::ListenOptions::device). Linux only.
+    /// Returns the network interface that the socket is restricted to (`SO_BINDTODEVICE`): see
+    /// [`ListenOptions::device`](crate::ListenOptions::device). Linux only.
     ///
     /// # Errors
     ///
@@ -275,7 +275,7 @@ impl<'a> SocketRef<'a> {
         Ok(device.map(|name| String::from_utf8_lossy(&name).into_owned()))
     }
 
-    /// Returns the value of
+    /// Returns true if `SO_REUSEADDR` is on: see
     /// [`ListenOptions::reuse_addr`](crate::ListenOptions::reuse_addr).
     ///
     /// # Errors
@@ -285,7 +285,7 @@ impl<'a> SocketRef<'a> {
         self.socket.reuse_address()
     }
 
-    /// Returns the value of
+    /// Returns true if `SO_REUSEPORT` is on: see
     /// [`ListenOptions::reuse_port`](crate::ListenOptions::reuse_port).
     ///
     /// # Errors
@@ -359,7 +359,8 @@ impl<'a> SocketRef<'a> {
     ///
     /// # Errors
     ///
-    /// The system's error, if there is no such interface or `group` is not a multicast address.
+    /// The system's error, for example if there is no such interface, if `group` is not a multicast
+    /// address, or if the socket has already joined it.
     pub fn join_multicast_v4(&self, group: Ipv4Addr, interface: Ipv4Addr) -> io::Result<()> {
         self.socket.join_multicast_v4(&group, &interface)
     }
@@ -369,7 +370,8 @@ impl<'a> SocketRef<'a> {
     ///
     /// # Errors
     ///
-    /// The system's error, if there is no such interface or `group` is not a multicast address.
+    /// The system's error, for example if there is no such interface, if `group` is not a multicast
+    /// address, or if the socket has already joined it.
     pub fn join_multicast_v6(&self, group: Ipv6Addr, interface: u32) -> io::Result<()> {
         self.socket.join_multicast_v6(&group, interface)
     }

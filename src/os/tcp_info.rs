@@ -1,7 +1,7 @@
 //! The kernel's segment counts of a TCP connection, read through a netlink socket.
 //!
-//! `getsockopt(TCP_INFO)` returns the same structure, but std and socket2 have no safe call for it.
-//! Plain writes and reads of a netlink socket are enough (sock_diag(7)).
+//! `getsockopt(TCP_INFO)` returns the counts too, but std and socket2 have no safe call for it. For
+//! a netlink socket, plain writes and reads are enough (sock_diag(7)).
 
 use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr};

@@ -41,8 +41,7 @@ const TAKES_BOTH_FAMILIES: bool = cfg!(any(target_os = "linux", target_os = "and
 /// The result of a receive.
 #[derive(Debug)]
 pub(crate) struct Received {
-    /// True if no datagram is left, so that the next datagram causes an event, as after
-    /// `WouldBlock`.
+    /// True if an event will report the next datagram or a pending error, as after `WouldBlock`.
     pub(crate) emptied: bool,
     /// Number of datagrams that the kernel dropped since the last report.
     pub(crate) dropped: u32,
@@ -106,10 +105,10 @@ impl Udp {
         Ok(())
     }
 
-    /// Receives datagrams into `recv_batch`: about `datagrams_max` if the socket uses batches,
-    /// otherwise one message. The system call limits only the number of messages, and a message may
-    /// contain up to 64 datagrams of one sender. So the number of messages is computed from the
-    /// recent number of datagrams per message.
+    /// Receives datagrams into `recv_batch`: at most about `datagrams_max` if the socket uses
+    /// batches, otherwise one message. The system call limits only the number of messages, and a
+    /// message may contain up to 64 datagrams of one sender. So the number of messages is computed
+    /// from the recent number of datagrams per message.
     pub(crate) fn receive(
         &mut self,
         recv_batch: &mut RecvBatch,

@@ -13,8 +13,9 @@
 //! are sent again one by one, and each has its own result.
 //!
 //! An old kernel or a sandbox may refuse a batched call (`ENOSYS`, or `EPERM` by seccomp(2)). Each
-//! refused call is repeated as a call for one datagram. If that works once after `ENOSYS`, or
-//! several times in a row after other errors, the thread stops using the batched call.
+//! refused call is repeated as a call for one datagram. If the system allows this call once after
+//! `ENOSYS`, or several times in a row after other errors, the sockets of the thread stop using the
+//! batched call.
 //!
 //! quinn-udp provides `recvmmsg` and decodes its control data. nix provides `sendmmsg` and
 //! `UDP_GRO`. The `recvmmsg` of nix does not reset the length of the control buffer: after a
@@ -44,8 +45,9 @@ pub(super) use super::udp_control::Wanted;
 /// Maximum number of messages per call; quinn-udp receives no more at once.
 pub(super) const BATCH_LEN: usize = quinn_udp::BATCH_SIZE;
 /// Number of refused calls in a row after which a batched call is not used any more. A refused call
-/// counts only if the call for one datagram then works. A single `EPERM` proves nothing, because a
-/// firewall may reject single datagrams, even at random. A single `ENOSYS` is enough.
+/// counts only if the system then allows the call for one datagram. A single `EPERM` proves
+/// nothing, because a firewall may reject single datagrams, even at random. A single `ENOSYS` is
+/// enough.
 const REFUSALS_MAX: u8 = 8;
 
 /// State of one socket that sends and receives in batches, or that receives details.
@@ -57,8 +59,8 @@ pub(super) struct Batcher {
     wanted: Wanted,
     /// Number of dropped datagrams that the kernel has reported so far, modulo 2^32.
     drops: u32,
-    /// True if the last receive returned one message, or if there was no receive yet. The next
-    /// receive then uses at most two slots.
+    /// True if the last successful receive returned one message, or if none has succeeded yet. The
+    /// next receive then uses at most two slots.
     is_quiet: bool,
     /// Estimate of the number of datagrams per message, from recent messages; at least one.
     coalesced: usize,
@@ -68,7 +70,8 @@ pub(super) struct Batcher {
     /// with them.
     one_by_one: usize,
     /// New value of `segment_len_max`, if the segments of the failed GSO run may have been too
-    /// long. It is adopted if the kernel accepts the first datagram of that run alone.
+    /// long, or if the route may not support GSO. It is adopted if the kernel accepts the first
+    /// datagram of that run alone.
     doubt: Option<usize>,
     /// Error of a failed `sendmmsg`, if it may mean that the system refuses the call. It counts as
     /// a refused call if the kernel accepts the first datagram of that call alone.
@@ -89,7 +92,8 @@ fn is_refused_for_good(call: &'static Refusals) -> bool {
     call.get() == REFUSALS_MAX
 }
 
-/// Counts a refused call, after the call for one datagram worked. `name` is the batched call.
+/// Counts a refused call, after the system allowed the call for one datagram. `name` is the batched
+/// call.
 fn count_refusal(call: &'static Refusals, name: &str, error: &io::Error) {
     let count = match error.raw_os_error().map(Errno::from_raw) {
         _ if is_refused_for_good(call) => return,

@@ -1,5 +1,5 @@
-//! System calls that carry control data (cmsg(3)): they turn details on, receive one message with
-//! its details, and send with a source address or traffic class.
+//! System calls for control data (cmsg(3)): they turn details on, receive one message with its
+//! details, and send with a source address or traffic class.
 //!
 //! nix encodes and decodes the control data. Only received batches are decoded by quinn-udp: see
 //! [`udp_batch`](super::udp_batch).

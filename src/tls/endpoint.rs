@@ -12,8 +12,8 @@ use crate::error::invalid_input;
 
 /// The server side of sessions. Clones share the configuration.
 ///
-/// rustls's unbuffered connection does not report the server name that the client asked for. So the
-/// configuration is copied once per listener, with a certificate resolver that records the name.
+/// rustls's unbuffered connection does not report the server name that the client asked for. So
+/// [`new`](Self::new) copies the configuration, with a certificate resolver that records the name.
 #[derive(Debug, Clone)]
 pub(crate) struct TlsServer {
     pub(super) config: Arc<ServerConfig>,

@@ -99,8 +99,9 @@ impl fmt::Debug for TlsInfo<'_> {
 
 /// Violation of TLS, or a failed check of a certificate.
 ///
-/// Its text is the text of rustls's error, which [`Error::source`] returns.
-/// [The guide](crate::guide::tls#errors) explains the common ones.
+/// Its text contains the text of rustls's error, which [`Error::source`] returns.
+/// [The guide](crate::guide::tls#errors) explains the common errors. An error of [plaintext before
+/// TLS](Self::is_plaintext_before_tls) has no source.
 #[derive(Debug, Clone)]
 pub struct TlsError(Cause);
 

@@ -2,7 +2,7 @@
 //!
 //! The session uses rustls's *unbuffered* connection. The buffered one owns a vector of at least 4
 //! KiB for each connection, and takes at most 4 KiB from each read. The unbuffered one decrypts in
-//! the caller's memory, so an idle connection needs no buffer, and one read serves many records.
+//! the caller's memory, so an idle connection needs no buffer, and one read returns many records.
 //!
 //! Three rules of the unbuffered connection are easy to break, and then it panics or loses bytes:
 //!
@@ -31,7 +31,7 @@ pub(crate) const RECORD_PLAIN_LEN_MAX: usize = 1 << 14;
 /// allows (RFC 5246, 6.2.3).
 pub(crate) const RECORD_WIRE_LEN_MAX: usize = 5 + RECORD_PLAIN_LEN_MAX + 2048;
 
-/// Additional output capacity for records without application data, such as an alert.
+/// Output capacity that is reserved for a `close_notify`, in bytes.
 const CONTROL_LEN: usize = 64;
 
 /// The session of one connection.
@@ -59,7 +59,7 @@ enum Event {
     Progress,
     /// The peer sent a `close_notify`.
     PeerClosed,
-    /// Further input is needed.
+    /// No complete record and no output is left.
     Idle,
 }
 

@@ -31,7 +31,7 @@ pub(crate) enum Filter {
 /// The result of one read through a filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Filtered {
-    /// Plaintext. `emptied` is true if the read proves that the socket and the filter are empty.
+    /// Plaintext. `emptied` is true if the read of the socket was short and the filter is empty.
     Bytes { len: usize, emptied: bool },
     /// The read returned bytes, but they contain no plaintext.
     Consumed { len: usize, emptied: bool },
@@ -187,7 +187,7 @@ fn fill_filtered(
     }
 }
 
-/// Clears the readiness if the read that returned proves that nothing is left to read.
+/// Clears the readiness if the read proves that nothing is left to read.
 pub(super) fn after_read(conn: &mut Connection, emptied: bool) {
     if emptied && conn.socket.short_read_empties() {
         conn.state.short_read();
@@ -305,7 +305,7 @@ pub(in crate::engine) fn has_write_error(conn: &Connection) -> bool {
         .is_some_and(|filter| of_any_filter!(filter, it => it.has_write_error()))
 }
 
-/// Returns the number of bytes that the buffers of the filter hold.
+/// Returns the capacity of the filter's buffers, in bytes.
 pub(in crate::engine) fn held_bytes(conn: &Connection) -> usize {
     conn.filter()
         .map_or(0, |filter| of_any_filter!(filter, it => it.held_bytes()))

@@ -1,8 +1,9 @@
 //! The transport of a connection: its socket and an optional filter.
 //!
 //! Every byte of a connection passes through [`fill`] and [`drain`], or through [`fill_plain`] and
-//! [`drain_plain`], their forms without a filter. A filter, such as TLS, sits between `fill` and
-//! `drain` on one side and the socket on the other:
+//! [`drain_plain`], their forms without a filter. Only a filter exchanges further bytes with the
+//! socket, such as those of its handshake. A filter, such as TLS, sits between `fill` and `drain`
+//! on one side and the socket on the other:
 //!
 //! ```text
 //!              fill: plaintext <--+                +--> drain: plaintext

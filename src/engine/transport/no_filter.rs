@@ -84,7 +84,7 @@ pub(in crate::engine) fn has_write_error(_: &Connection) -> bool {
     false
 }
 
-/// Returns the number of bytes that the buffers of the filter hold.
+/// Returns the capacity of the filter's buffers, in bytes.
 pub(in crate::engine) fn held_bytes(_: &Connection) -> usize {
     0
 }

@@ -55,8 +55,9 @@ impl WireCounts {
         self.log = None;
     }
 
-    /// Starts the log. `encrypted` and `decrypted` are the number of plaintext bytes so far, and
-    /// `unprocessed` are the bytes that were read and not processed. They begin at a record.
+    /// Starts the log. `encrypted` and `decrypted` are the numbers of plaintext bytes so far.
+    /// `unprocessed` are the bytes that were read and not processed; the first of them begins a
+    /// record.
     pub(super) fn start_log(&mut self, encrypted: u64, decrypted: u64, unprocessed: &[u8]) {
         let processed = self.read.saturating_sub(unprocessed.len() as u64);
         let mut scanner = RecordScanner {

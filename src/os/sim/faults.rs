@@ -7,7 +7,7 @@ use super::poll::Ready;
 use super::world::{Action, State, World};
 use crate::setters::setters;
 
-/// Longest time from a fault that blocks or shortens a call until its event.
+/// Longest time from a fault that blocks a call or shortens a read until its event.
 const UNBLOCK_AFTER_MAX: Duration = Duration::from_millis(2);
 
 /// A kind of system call of a reactor.

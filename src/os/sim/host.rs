@@ -8,8 +8,8 @@ use super::socket::Kind;
 use super::world::{State, World};
 use crate::addr::Addr;
 
-/// Index of the host that every world has. Its sockets can be bound to any IP address, and its
-/// packets to an address that no host has return to it.
+/// Index of the host that every world has. Its sockets can be bound to any IP address that was not
+/// removed. Its packets to an address that no host has return to it.
 pub(super) const FIRST_HOST: usize = 0;
 /// First port that is chosen for a socket without a port (RFC 6335, section 6).
 const EPHEMERAL_PORT_MIN: u16 = 49_152;
@@ -23,7 +23,7 @@ pub(super) struct Host {
     last_port: Option<u16>,
 }
 
-/// A class of sockets. Two sockets of one class cannot be bound to one address.
+/// A class of sockets. Two sockets of one host and class cannot be bound to one address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Class {
     Streams,

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   send -> wait for the bandwidth -> latency and jitter -> arrival
-//!        \-> held while the link is cut (connects and streams), or lost (resets and datagrams)
+//!        \-> held while the link is cut (connects and streams), or lost (all other packets)
 //! ```
 
 use std::collections::BTreeMap;
@@ -11,12 +11,12 @@ use std::time::Duration;
 use super::world::{Action, State, World};
 use crate::setters::setters;
 
-/// Time between two segments of one write, if a segment length is set.
+/// Minimum time between two segments of a stream, if a segment length is set.
 const SEGMENT_GAP: Duration = Duration::from_micros(1);
 /// Time after which a lost segment is sent again for the first time (RFC 6298, 2.4, with Linux's
 /// minimum). The time doubles for each further loss.
 const RETRANSMIT_AFTER: Duration = Duration::from_millis(200);
-/// Number of times that one segment can be lost in a row.
+/// Maximum number of times that one segment is lost in a row.
 const LOSSES_IN_A_ROW_MAX: u32 = 6;
 /// Longest time that a datagram waits for the bandwidth. A datagram that would wait longer is
 /// dropped, as a router does.

@@ -131,7 +131,7 @@ impl SimPoll {
         self.host
     }
 
-    /// Returns true if the next wait reports an event or a wake-up.
+    /// Returns true if the next wait may report an event or a wake-up.
     pub(crate) fn is_ready(&self) -> bool {
         let is_quiet = self.world.with(|state| state.polls[self.index].is_quiet());
         !is_quiet || self.woken.load(Ordering::Acquire)

@@ -25,7 +25,8 @@ pub(super) struct Socket {
     pub(super) kind: Kind,
     pub(super) registration: Option<Registration>,
     pub(super) is_closed: bool,
-    /// Times until which reads and writes return `WouldBlock`, because of a fault.
+    /// Times until which calls for input and calls for output return `WouldBlock`, because of a
+    /// fault.
     pub(super) blocked_until: [Duration; 2],
 }
 

@@ -40,7 +40,7 @@ pub(super) struct Stream {
     pub(super) peer_addr: Option<Addr>,
     /// Invariant: `send.len() <= send_len_max`.
     send: VecDeque<u8>,
-    /// Invariant: `recv.len() <= recv_len_max`.
+    /// Invariant for TCP: `recv.len() <= recv_len_max`.
     recv: VecDeque<u8>,
     /// Number of bytes of `send` that have reached the host of the peer. Invariant: `arrived <=
     /// send.len()`.
@@ -125,7 +125,8 @@ impl Stream {
         if self.is_scripted || self.is_connecting && self.error.is_none() {
             return Ready::NONE;
         }
-        // A TCP socket is reported as writable if a write would fail; a Unix socket is not.
+        // A TCP socket is also writable if a write would fail. A Unix socket is writable only if
+        // enough of its send buffer is free.
         let fails_writes = !self.is_unix && (self.has_sent_fin || self.is_reset);
         Ready::READABLE.only_if(!self.recv.is_empty() || self.has_fin || self.is_reset)
             | Ready::WRITABLE.only_if(self.is_writable() || fails_writes)
@@ -143,7 +144,7 @@ impl Stream {
         !self.is_unix && self.has_fin && self.fin_arrived && self.send.is_empty()
     }
 
-    /// Ends the stream with an error: by a reset, or because the connect was refused.
+    /// Ends the stream with an error: by a reset, or because the connect failed.
     pub(super) fn fail(&mut self, error: ErrorKind) {
         self.error = Some(error);
         self.failed_connect = self.is_connecting.then_some(error);

@@ -1,5 +1,5 @@
-//! Tests of the simulated poll and sockets. Each test checks a rule of epoll or of sockets on
-//! Linux.
+//! Tests of the simulated poll, sockets, network and time. Most of them check a rule of epoll or of
+//! sockets on Linux.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;

@@ -207,7 +207,7 @@ impl World {
         self.with(|state| state.buffer_lens = (send, recv));
     }
 
-    /// Makes an address not respond, so that connects to it stay pending.
+    /// Makes an address not respond, so that connects to it time out after 127 seconds.
     pub(crate) fn silence(self, addr: impl Into<Addr>) {
         let addr = addr.into();
         self.with(|state| state.silent.push(addr));

@@ -89,7 +89,8 @@ impl Simulation {
     /// `usize::MAX` makes all calls fail.
     ///
     /// An error of a read or write ends the connection at both ends, except for `WouldBlock` and
-    /// `Interrupted`. The errors of other calls have no effect on the sockets.
+    /// `Interrupted`. After `WouldBlock`, an event reports when the call can succeed. The errors of
+    /// other calls have no other effect on the sockets.
     ///
     /// # Panics
     ///

@@ -26,8 +26,9 @@ const EXPECT_TIME_MAX: Duration = Duration::from_secs(60);
 /// A simulated network with its reactors, and virtual time. See the
 /// [module](crate::testkit::sim).
 ///
-/// Virtual time begins at zero. It passes only in the `run` and `step` methods, and only while no
-/// reactor has work to do. A turn of a reactor takes no time.
+/// Virtual time begins at zero. The methods [`run_for`](Self::run_for),
+/// [`run_until`](Self::run_until), [`step`](Self::step) and [`expect`](Self::expect) advance it,
+/// but only while no running reactor has work to do. A turn that they run takes no time.
 ///
 /// A simulation stays on the thread that created it. A closed connection keeps about a kilobyte of
 /// memory, which is freed when the simulation is dropped.
@@ -174,7 +175,7 @@ impl Simulation {
     }
 
     /// Runs everything that happens within this virtual time. On return the time has passed, and no
-    /// reactor has work left. A time of zero runs all work that is due now.
+    /// running reactor has work left. A time of zero runs all work that is due now.
     ///
     /// # Panics
     ///
@@ -265,7 +266,7 @@ impl Simulation {
     /// # Panics
     ///
     /// If the connect cannot begin: the address is not valid or has another IP version than the
-    /// host, no listener has the Unix address, or its backlog is full, or 16,384 connects of raw
+    /// host, no listener has the Unix address, or its backlog is full, or 16,384 connections of raw
     /// peers are open.
     pub fn connect(&mut self, addr: impl ToAddrs) -> Peer {
         self.connect_from(Self::PEER_IP, addr)

@@ -1,5 +1,5 @@
 //! Single facts about sockets and edge-triggered epoll, as scripts with their outcomes. Both
-//! systems must give exactly these outcomes.
+//! systems must give these outcomes.
 
 /// The facts that the rules of the reactor depend on.
 pub(super) const RULES: &[(&str, &str)] = &[

@@ -1,5 +1,5 @@
 //! The simulated system compared with the kernel: the same scripts run on both, and each call and
-//! each wait must have the same outcome.
+//! each wait must have the same outcome. The guide page `simulated_kernel` lists the exceptions.
 //!
 //! A script is a list of steps in a small language ([`step`]). One executor ([`system`]) performs
 //! it with the calls that the reactor makes, on a simulated and on a real `Os`.

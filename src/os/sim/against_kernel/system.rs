@@ -40,8 +40,8 @@ struct Run {
     addrs: BTreeMap<Name, Addr>,
     /// Time to wait before each poll of the real system, so that deferred work of the kernel ends.
     patience: Duration,
-    /// The IPv4 address of all sockets. Each run on the real system has its own address, so that
-    /// connections in `TIME_WAIT` do not use up the ports.
+    /// The IPv4 address of all sockets. Each run on the real system chooses a random address, so
+    /// that connections in `TIME_WAIT` do not use up the ports.
     ip: IpAddr,
     /// Beginning of the path of each Unix socket.
     path: String,
@@ -55,8 +55,8 @@ pub(super) fn simulate(steps: &[Step]) -> Outcomes {
     Run::new(os, Ipv4Addr::LOCALHOST, "/sim/".into()).outcomes(steps)
 }
 
-/// Runs a script on the kernel, over the loopback interface. The number of the run in this process
-/// determines the addresses of the script.
+/// Runs a script on the kernel, over the loopback interface. The process id and the number of the
+/// run in this process determine the addresses of the script.
 pub(super) fn execute(steps: &[Step], patience: Duration) -> Outcomes {
     static RUNS: AtomicU32 = AtomicU32::new(0);
     let unique = RUNS.fetch_add(1, Ordering::Relaxed);
@@ -342,7 +342,8 @@ impl Run {
     }
 }
 
-/// Closes all streams with a reset, so that no connection of the run is left in the kernel.
+/// Closes all streams with a reset, so that no connection of the run is left in the kernel. Also
+/// removes the files of the Unix sockets.
 impl Drop for Run {
     fn drop(&mut self) {
         for socket in self.sockets.values_mut() {
@@ -440,7 +441,7 @@ fn value_at(position: usize) -> u8 {
     u8::try_from(position % PERIOD).expect("a remainder below 251 fits into a byte")
 }
 
-/// Returns the text form of an error: its kind, because simulated errors have no system code.
+/// Returns the text form of an error: its kind, because most simulated errors have no number.
 fn text_of(error: &io::Error) -> String {
     match error.kind() {
         ErrorKind::WouldBlock => "would block".into(),
