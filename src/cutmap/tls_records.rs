@@ -176,9 +176,7 @@ impl CutMap {
 
 /// The two streams of a connection with TLS.
 ///
-/// Before the start of TLS, the two streams are equal. The first record of a list says where TLS
-/// starts. If older records were overwritten, then the writes or reads of their bytes were
-/// overwritten too, and no byte of a list is before the first record.
+/// Before the start of TLS, the two streams are equal.
 impl CutMap {
     /// Returns true if the map contains TLS records.
     pub(super) fn has_tls(&self) -> bool {
@@ -259,18 +257,30 @@ fn is_several(records: &[TlsRecordSpan]) -> bool {
     records.nth(1).is_some()
 }
 
+/// Returns the number of bytes before the start of TLS. Returns 0 if the first record of a list is
+/// not the first record of the connection: then the bytes before it are records that were
+/// overwritten or not recorded. A record is longer than its plaintext, so only the first record of
+/// a connection has one offset in both streams.
+fn plain_end(first: &TlsRecordSpan) -> u64 {
+    match first.span.offset == first.wire.offset {
+        true => first.span.offset,
+        false => 0,
+    }
+}
+
 /// Returns the bytes on the wire that carry a range of plaintext: all bytes of its records.
 fn wire_of(records: &[TlsRecordSpan], range: Range<u64>) -> Range<u64> {
     let Some(first) = records.first() else {
         return range;
     };
-    if range.end <= first.span.offset {
+    let plain_end = plain_end(first);
+    if range.end <= plain_end {
         return range;
     }
     let Some((start, end)) = ends(&records[by_plaintext(records, range.clone())]) else {
         return 0..0;
     };
-    match range.start < first.span.offset {
+    match range.start < plain_end {
         true => range.start..end.wire.range().end,
         false => start.wire.offset..end.wire.range().end,
     }
@@ -281,13 +291,14 @@ fn plaintext_of(records: &[TlsRecordSpan], range: Range<u64>) -> Range<u64> {
     let Some(first) = records.first() else {
         return range;
     };
-    if range.end <= first.wire.offset {
+    let plain_end = plain_end(first);
+    if range.end <= plain_end {
         return range;
     }
     let Some((start, end)) = ends(&records[by_wire(records, range.clone())]) else {
         return 0..0;
     };
-    match range.start < first.wire.offset {
+    match range.start < plain_end {
         true => range.start..end.span.range().end,
         false => start.span.offset..end.span.range().end,
     }
@@ -408,6 +419,20 @@ mod tests {
         // A send across the start of TLS has both.
         map.sends = spans(0, &[16]);
         assert_eq!(map.reads_of_send(0), 0..3);
+    }
+
+    /// A recording keeps its newest events, so the first record can be missing while its write is
+    /// there.
+    #[test]
+    fn bytes_of_a_missing_record_are_not_plaintext() {
+        let mut map = map(&[10, 10, 10], &[10, 20], &[30, 40], &[30, 40]);
+        map.tls_records_sent.remove(0);
+        map.tls_records_received.remove(0);
+        assert_eq!(map.sends_of_write(0), 0..0);
+        assert_eq!(map.sends_of_write(1), 1..3);
+        assert_eq!(map.frames_of_read(0), 0..0);
+        assert_eq!(map.writes_of_send(0), 0..0);
+        assert_eq!(map.writes_of_send(1), 1..2);
     }
 
     #[test]
