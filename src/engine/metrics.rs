@@ -56,7 +56,7 @@ const COUNTERS: &[CounterRow] = &[
     (
         "unstick_failed_preparations_total",
         Unit::Count,
-        "Connections that ended before they were prepared.",
+        "Preparations during which the connection ended.",
         |it| it.preparations_failed,
     ),
     (
@@ -230,7 +230,7 @@ const GAUGES: &[GaugeRow] = &[
     (
         "unstick_ready_sockets",
         Unit::Count,
-        "Sockets with work that waits for the next turn.",
+        "Sockets that wait for their dispatch.",
         |it| it.ready,
     ),
     ("unstick_timers", Unit::Count, "Set timers.", |it| it.timers),

@@ -1,4 +1,5 @@
-//! Tests of codecs: a codec must find the same frames however a stream is cut.
+//! Tests of codecs: a codec must find the same frames however a stream is cut. The module `sim` has
+//! tests of handlers (feature `sim`), and [`Random`] gives the same random numbers in each run.
 //!
 //! [`Cuts`] cuts a stream in the ways in which a network may cut it, and passes the pieces to a
 //! codec, built-in or custom. It checks the [contract](crate::Codec), and reports a cut with few

@@ -13,8 +13,8 @@ use crate::os::Stream;
 use crate::timer::Stamp;
 use crate::tls::RECORD_PLAIN_LEN_MAX;
 
-/// Maximum number of records per write. Their wire length is just below 64 KiB, so that they fit
-/// into a buffer of this size.
+/// Maximum number of records per write. Three full records fit into a buffer of 64 KiB. Four do not,
+/// because a record is longer than its plaintext of 16 KiB.
 pub(super) const RECORDS_PER_WRITE: usize = 3;
 /// Offset of the records in the memory of a read.
 pub(super) const GAP: usize = RECORD_PLAIN_LEN_MAX;
@@ -279,7 +279,7 @@ impl<'a> Pieces<'a> {
     }
 }
 
-/// Appends bytes to a buffer of the pool, which takes memory from the pool if it has none.
+/// Appends bytes to a buffer. If the buffer has no memory, it takes some from the pool.
 pub(super) fn append(buf: &mut Buf, bytes: &[u8], pool: &mut Pool) {
     reserve(buf, bytes.len(), pool);
     buf.put(bytes);

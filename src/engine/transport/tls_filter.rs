@@ -51,7 +51,7 @@ pub(crate) struct TlsFilter {
     has_records: bool,
     /// True if the peer ended its side.
     is_peer_closed: bool,
-    /// True after a violation of TLS: further input is discarded unread.
+    /// True after a violation of TLS: further input is read and discarded.
     has_failed: bool,
     /// True if the `close_notify` is queued or sent.
     is_notified: bool,
@@ -173,7 +173,7 @@ impl TlsFilter {
         received
     }
 
-    /// Returns true if a read returns bytes or an error without input from the socket.
+    /// Returns true if a read may return bytes or an error without input from the socket.
     pub(crate) fn has_input(&self) -> bool {
         self.held.as_deref().is_some_and(|held| {
             !held.plaintext.is_empty() || !held.incoming.is_empty() || held.failure.is_some()
@@ -312,7 +312,8 @@ impl TlsFilter {
         Ok(Filtered::Consumed { len, emptied })
     }
 
-    /// Moves plaintext from the buffer to `spare`. `emptied` is true if the socket is empty.
+    /// Moves plaintext from the buffer to `spare`. `emptied` is true if the read of the socket was
+    /// short.
     fn take_plaintext(&mut self, spare: &mut [u8], emptied: bool, pool: &mut Pool) -> Filtered {
         let plaintext = &mut self.held().plaintext;
         let len = spare.len().min(plaintext.len());
