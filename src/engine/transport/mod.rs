@@ -19,8 +19,8 @@
 //! * A read that waits for a write clears `READABLE`. The flush that ends the wait sets it again,
 //!   and queues the entry.
 //! * While the filter holds plaintext, `READABLE` is not cleared.
-//! * While the filter waits for a writable socket, `WRITABLE` is cleared. The next writable event flushes the
-//!   output, and the connection sends no FIN before that.
+//! * While the filter waits for a writable socket, `WRITABLE` is cleared. The next writable event
+//!   flushes the output, and the connection sends no FIN before that.
 
 use std::io::{self, IoSlice};
 

@@ -13,8 +13,8 @@ use crate::os::Stream;
 use crate::timer::Stamp;
 use crate::tls::RECORD_PLAIN_LEN_MAX;
 
-/// Maximum number of records per write. Three full records fit into a buffer of 64 KiB. Four do not,
-/// because a record is longer than its plaintext of 16 KiB.
+/// Maximum number of records per write. Three full records fit into a buffer of 64 KiB. Four do
+/// not, because a record is longer than its plaintext of 16 KiB.
 pub(super) const RECORDS_PER_WRITE: usize = 3;
 /// Offset of the records in the memory of a read.
 pub(super) const GAP: usize = RECORD_PLAIN_LEN_MAX;
