@@ -10,7 +10,8 @@
 //! their total memory are limited, and peers that are silent or do not read are disconnected.
 //!
 //! An orderly end of one connection becomes an orderly end of the other one, after all bytes. Any
-//! other end becomes a reset at once. So neither peer mistakes a part of the data for all data.
+//! other end becomes a reset at once. So neither peer mistakes a part of the data for all data. The
+//! one exception is a pair without any traffic: after 10 minutes, both connections end orderly.
 
 #[path = "support/cli.rs"]
 mod cli;
@@ -31,8 +32,8 @@ Usage: proxy LISTEN UPSTREAM
   UPSTREAM    address of the server to connect to: HOST:PORT
   -h, --help  print this help
 
-The proxy resets a pair of connections without traffic for 10 minutes, and a pair with
-a peer that does not read for 30 s.";
+The proxy closes a pair of connections without traffic for 10 minutes, and resets a
+pair with a peer that does not read for 30 s.";
 
 /// Maximum memory of all connections together, in bytes.
 const MEMORY_MAX: usize = 256 << 20;
