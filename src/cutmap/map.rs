@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use super::tls_records::{count_with_data, record};
+use super::tls_records::{align, count_with_data, record};
 use super::{Event, EventKind, Recording, TlsRecordSpan};
 use crate::id::{ConnId, SocketId};
 
@@ -132,7 +132,8 @@ impl CutMap {
     pub fn join(sender: (&Recording, ConnId), receiver: (&Recording, ConnId)) -> Self {
         let began = sender.0.began.min(receiver.0.began);
         let mut map = Self::of_conn(sender, began);
-        let received = Self::of_conn(receiver, began);
+        let mut received = Self::of_conn(receiver, began);
+        align(&mut map, &mut received);
         (map.reads, map.frames) = (received.reads, received.frames);
         map.tls_records_received = received.tls_records_received;
         map

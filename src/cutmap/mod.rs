@@ -121,7 +121,9 @@ pub struct Event {
     pub kind: EventKind,
     /// TCP: offset of the first byte in the stream of its direction, including headers. It is zero
     /// at the start of the connection. With TLS, writes and reads have offsets on the wire, which
-    /// include the handshake and the bytes of TLS. All other events have offsets of the plaintext.
+    /// include the handshake and the bytes of TLS. They begin with the offset of the plaintext at
+    /// the first recorded byte. So they are offsets in the stream if the connection is recorded
+    /// before its handshake. All other events have offsets of the plaintext.
     ///
     /// UDP: number of the datagram among the recorded datagrams of its socket and direction. The
     /// first has the number zero, and the next recording continues the numbers.

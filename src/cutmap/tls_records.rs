@@ -57,6 +57,41 @@ pub(super) fn count_with_data(records: &[TlsRecordSpan]) -> usize {
     records.iter().filter(|record| record.has_data()).count()
 }
 
+/// Makes the offsets on the wire of both ends equal. They differ if the recording of one end
+/// started later. Increases the lower offsets, at the first record that both ends have.
+pub(super) fn align(sender: &mut CutMap, receiver: &mut CutMap) {
+    let received = receiver.tls_records_received.iter();
+    let received: Vec<_> = received.filter(|record| record.has_data()).collect();
+    let both = sender.tls_records_sent.iter().find_map(|sent| {
+        let key = |record: &&TlsRecordSpan| record.span.offset;
+        let index = received.binary_search_by_key(&sent.span.offset, key).ok();
+        Some((sent.wire.offset, received[index?].wire.offset)).filter(|_| sent.has_data())
+    });
+    let Some((sent, received)) = both else {
+        return;
+    };
+    let CutMap {
+        tls_records_received,
+        reads,
+        ..
+    } = receiver;
+    shift(tls_records_received, reads, sent.saturating_sub(received));
+    let CutMap {
+        tls_records_sent,
+        writes,
+        ..
+    } = sender;
+    shift(tls_records_sent, writes, received.saturating_sub(sent));
+}
+
+/// Increases the offsets on the wire.
+fn shift(records: &mut [TlsRecordSpan], spans: &mut [Span], distance: u64) {
+    let wires = records.iter_mut().map(|record| &mut record.wire);
+    wires
+        .chain(spans)
+        .for_each(|span| span.offset = span.offset.saturating_add(distance));
+}
+
 /// Records of TLS. Without TLS, all lists and results of these methods are empty.
 impl CutMap {
     /// Returns the TLS records that the sender encrypted, including those of the handshake if they
@@ -257,10 +292,9 @@ fn is_several(records: &[TlsRecordSpan]) -> bool {
     records.nth(1).is_some()
 }
 
-/// Returns the number of bytes before the start of TLS. Returns 0 if the first record of a list is
-/// not the first record of the connection: then the bytes before it are records that were
-/// overwritten or not recorded. A record is longer than its plaintext, so only the first record of
-/// a connection has one offset in both streams.
+/// Returns the number of bytes before the start of TLS. Returns 0 if the bytes before the first
+/// record of a list are records that were overwritten. A record is longer than its plaintext, so
+/// only the first recorded record of a connection has one offset in both streams.
 fn plain_end(first: &TlsRecordSpan) -> u64 {
     match first.span.offset == first.wire.offset {
         true => first.span.offset,

@@ -177,12 +177,11 @@ impl Engine {
             return;
         };
         let received = conn.take_stage_input();
-        let exchanged = (conn.counts.written_bytes, conn.counts.read_bytes);
         let stats = &mut self.telemetry.stats;
         conn.counts.read_bytes -= received.len() as u64;
         stats.read_bytes -= received.len() as u64;
         stats.tls_handshakes += 1;
-        let filter = TlsFilter::new(session, exchanged, &received, &mut self.memory.pool);
+        let filter = TlsFilter::new(session, &received, &mut self.memory.pool);
         conn.install_filter(Filter::Tls(filter));
         if conn.state.is_recorded() && !received.is_empty() {
             let (offset, len) = (conn.counts.read_bytes, received.len() as u64);

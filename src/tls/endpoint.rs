@@ -48,7 +48,7 @@ impl TlsServer {
 
     /// Returns the server name of the `ClientHello` that a session handled since the last call, if
     /// there was one. Call it after each step of a handshake.
-    pub(crate) fn take_name(&self) -> Option<Arc<str>> {
+    pub(crate) fn take_name(&self) -> Option<Arc<String>> {
         let mut names = self.names.lock();
         let is_new = std::mem::take(&mut names.is_new);
         names.last.clone().filter(|_| is_new)
@@ -81,7 +81,7 @@ struct ServerNames {
 #[derive(Debug, Default)]
 struct Names {
     /// The last name. The next connection shares its memory if it asks for the same name.
-    last: Option<Arc<str>>,
+    last: Option<Arc<String>>,
     /// True until the connection takes the name.
     is_new: bool,
 }
@@ -96,8 +96,8 @@ impl ResolvesServerCert for ServerNames {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let mut names = self.lock();
         let name = hello.server_name();
-        if names.last.as_deref() != name {
-            names.last = name.map(Arc::from);
+        if names.last.as_ref().map(|last| last.as_str()) != name {
+            names.last = name.map(|name| Arc::new(name.to_owned()));
         }
         names.is_new = true;
         drop(names);

@@ -160,7 +160,6 @@ fn records_glue_short_sends_and_cut_long_ones() {
     let map = CutMap::join((&recording, client), (&recording, server));
     let extents = check(&map);
     assert_eq!(extents.plaintext, (0, 10 * 9 + 40_004));
-    assert!(extents.wire.0 > 0, "the handshake was before the recording");
     let lens = map.tls_records_sent().iter().map(|record| record.span.len);
     let lens: Vec<_> = lens.collect();
     assert_eq!(lens, [90, 16_384, 16_384, 40_004 - 2 * 16_384]);
@@ -209,33 +208,67 @@ fn reads_cut_records_and_records_keep_headers_whole() {
     assert_eq!((sum.sends_glued_in_records, sum.split_headers), (0, 0));
 }
 
-/// A recording starts while the connection has sent and received bytes. Both ends have the same
-/// offsets.
+/// A recording starts while the connection has sent and received bytes, and at one end earlier. In
+/// the map, both ends have the same offsets. They continue after a pause of the recording.
 #[test]
 fn recording_of_an_open_session_has_equal_offsets_at_both_ends() {
-    let (mut reactor, client, server) =
-        pair(Probe::silent(), Config::default(), Framing::length_u32());
-    send(&mut reactor, client, b"unrecorded");
-    await_frames(&mut reactor, 1);
-    for conn in [client, server] {
-        let recorded = reactor.with(|_, cx| cx.record(conn));
-        recorded.expect("the connection is open");
-    }
-    send(&mut reactor, client, b"recorded");
-    await_frames(&mut reactor, 2);
-    let recording = take(&mut reactor);
-    let map = CutMap::join((&recording, client), (&recording, server));
-    let extents = check(&map);
-    assert_eq!(extents.plaintext, (14, 14 + 12));
-    assert_eq!(map.reads_of_send(0), 0..1);
+    for is_sender_first in [true, false] {
+        let (mut reactor, client, server) =
+            pair(Probe::silent(), Config::default(), Framing::length_u32());
+        let mut frames = 0;
+        let mut pass = |reactor: &mut Reactor<Probe>| {
+            send(reactor, client, b"0123456789");
+            frames += 1;
+            await_frames(reactor, frames);
+        };
+        let record = |reactor: &mut Reactor<Probe>, conn, on| {
+            let done = reactor.with(|_, cx| match on {
+                true => cx.record(conn),
+                false => cx.stop_recording(conn),
+            });
+            done.expect("the connection is open");
+        };
+        pass(&mut reactor);
+        let (first, second) = match is_sender_first {
+            true => (client, server),
+            false => (server, client),
+        };
+        record(&mut reactor, first, true);
+        pass(&mut reactor);
+        record(&mut reactor, second, true);
+        pass(&mut reactor);
+        let [all, of_both] = [0, 1].map(|_| take(&mut reactor));
+        assert!(of_both.events().is_empty());
+        let map = CutMap::join((&all, client), (&all, server));
+        // Each frame has 14 bytes; two of them are recorded at the first end, one at the other.
+        let (sent, received) = (map.tls_records_sent(), map.tls_records_received());
+        let last = (sent.last(), received.last());
+        let (Some(sent), Some(received)) = last else {
+            panic!("a list is empty: {map}");
+        };
+        assert_eq!(sent.span.range(), 28..42);
+        assert_eq!(received.span.range(), 28..42);
+        assert_eq!(sent.wire.range(), received.wire.range());
+        let last = map.sends().len() - 1;
+        assert_eq!(map.reads_of_send(last).len(), 1, "{map}");
+        assert_eq!(map.writes_of_send(last).len(), 1, "{map}");
 
-    for conn in [client, server] {
-        let stopped = reactor.with(|_, cx| cx.stop_recording(conn));
-        stopped.expect("the connection is open");
+        for conn in [client, server] {
+            record(&mut reactor, conn, false);
+        }
+        pass(&mut reactor);
+        assert!(take(&mut reactor).events().is_empty());
+        for conn in [client, server] {
+            record(&mut reactor, conn, true);
+        }
+        pass(&mut reactor);
+        let again = take(&mut reactor);
+        let map = CutMap::join((&again, client), (&again, server));
+        let extents = check(&map);
+        assert_eq!(extents.plaintext, (56, 70));
+        let wire_len = sent.wire.len;
+        assert_eq!(extents.wire.0, sent.wire.range().end + wire_len);
     }
-    send(&mut reactor, client, b"unrecorded");
-    await_frames(&mut reactor, 3);
-    assert!(take(&mut reactor).events().is_empty());
 }
 
 /// A recording starts while the filter holds plaintext that is decrypted and not delivered.

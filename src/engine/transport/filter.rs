@@ -62,9 +62,9 @@ fn filter_and_stream(conn: &mut Connection) -> Option<(&mut Filter, &mut Stream)
     let is_recorded = conn.state.is_recorded();
     let (written, read) = (conn.counts.written_bytes, conn.counts.read_bytes);
     let (filter, socket) = conn.filter_and_socket()?;
-    of_any_filter!(filter, it => match (is_recorded, it.wire.is_logged()) {
+    of_any_filter!(filter, it => match (is_recorded, it.wire.is_on()) {
         (true, false) => it.start_log(written, read),
-        (false, true) => it.wire.end_log(),
+        (false, true) => it.wire.stop(),
         _ => {}
     });
     Some((filter, socket))
@@ -90,7 +90,7 @@ pub(in crate::engine) fn tls_filter_of(conn: &Connection) -> Option<&TlsFilter> 
 
 /// Stores the server name that the client of a TLS session asked for.
 #[cfg(feature = "tls")]
-pub(in crate::engine) fn set_server_name(conn: &mut Connection, name: Arc<str>) {
+pub(in crate::engine) fn set_server_name(conn: &mut Connection, name: Arc<String>) {
     if let Some((Filter::Tls(filter), _)) = filter_and_stream(conn) {
         filter.server_name = Some(name);
     }

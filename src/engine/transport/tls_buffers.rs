@@ -5,7 +5,7 @@ use std::io::{self, IoSlice};
 
 use super::filter::Filtered;
 use super::tls_filter::TlsFilter;
-use super::wire::WireCounts;
+use super::wire::WireLog;
 use crate::conn::Pool;
 use crate::event::CloseReason;
 use crate::memory::Buf;
@@ -120,7 +120,7 @@ impl TlsFilter {
         let untaken = held.map_or(0, |held| held.plaintext.len());
         if unprocessed.is_empty() || !self.session.is_handshaking() {
             self.wire
-                .start_log(encrypted, taken + untaken as u64, unprocessed);
+                .start(encrypted, taken + untaken as u64, unprocessed);
         }
         if self.is_held_back()
             && let Some(held) = self.held.as_deref()
@@ -132,7 +132,7 @@ impl TlsFilter {
     /// Logs the records in `output` from offset `before` on, which have `plain_len` bytes of
     /// application data.
     pub(super) fn log_sent(&mut self, before: usize, output: &Buf, plain_len: usize) {
-        if self.wire.is_logged() && output.len() > before && !self.is_output_over {
+        if output.len() > before && !self.is_output_over {
             self.wire
                 .log_sent(before, &output.bytes()[before..], plain_len);
         }
@@ -299,12 +299,12 @@ pub(super) fn reserve(buf: &mut Buf, len: usize, pool: &mut Pool) {
 pub(super) fn discard(
     stream: &mut Stream,
     spare: &mut [u8],
-    wire: &mut WireCounts,
+    wire: &mut WireLog,
 ) -> io::Result<Filtered> {
     match stream.read(spare) {
         Ok(0) => Ok(Filtered::End),
         Ok(len) => {
-            wire.count_read(&spare[..len]);
+            wire.log_read(&spare[..len]);
             let emptied = len < spare.len();
             Ok(Filtered::Consumed { len, emptied })
         }

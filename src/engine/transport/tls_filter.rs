@@ -24,7 +24,7 @@ use super::tls_buffers::{
     EXPANSION_MAX, GAP, Held, Pieces, READ_LEN, RECORDS_PER_WRITE, Records, append, discard,
     reserve, would_block,
 };
-use super::wire::WireCounts;
+use super::wire::WireLog;
 use crate::conn::Pool;
 use crate::event::CloseReason;
 use crate::memory::Buf;
@@ -40,9 +40,9 @@ const WRITE_LEN_MAX: usize = RECORDS_PER_WRITE * RECORD_PLAIN_LEN_MAX;
 #[derive(Debug)]
 pub(crate) struct TlsFilter {
     pub(super) session: TlsSession,
-    pub(super) wire: WireCounts,
+    pub(super) wire: WireLog,
     /// The server name that the client asked for.
-    pub(super) server_name: Option<Arc<str>>,
+    pub(super) server_name: Option<Arc<String>>,
     /// The buffers that are not empty, and failures.
     pub(super) held: Option<Box<Held>>,
     /// True if output was queued in an empty queue, or was written, since the last call of `stamp`.
@@ -64,17 +64,11 @@ pub(crate) struct TlsFilter {
 }
 
 impl TlsFilter {
-    /// Creates a filter. `written` and `read` bytes were exchanged before, and the last of them,
-    /// `received`, belong to the session.
-    pub(crate) fn new(
-        session: TlsSession,
-        (written, read): (u64, u64),
-        received: &[u8],
-        pool: &mut Pool,
-    ) -> Self {
+    /// Creates a filter. `received` are bytes that were read before.
+    pub(crate) fn new(session: TlsSession, received: &[u8], pool: &mut Pool) -> Self {
         let mut filter = Self {
             session,
-            wire: WireCounts::starting_at(written, read),
+            wire: WireLog::default(),
             server_name: None,
             held: None,
             has_progress: false,
@@ -93,7 +87,7 @@ impl TlsFilter {
 
     /// Returns the view of an established session; `None` during the handshake.
     pub(crate) fn info(&self) -> Option<TlsInfo<'_>> {
-        let name = self.server_name.as_deref();
+        let name = self.server_name.as_ref().map(|name| name.as_str());
         (!self.session.is_handshaking()).then(|| TlsInfo::new(&self.session, name))
     }
 
@@ -232,7 +226,7 @@ impl TlsFilter {
                 Ok(0) => return Err(self.truncated()),
                 Ok(len) => {
                     (received, emptied) = (len, len < wanted);
-                    self.wire.count_read(&spare[end..end + len]);
+                    self.wire.log_read(&spare[end..end + len]);
                     end += len;
                 }
                 Err(error) => return would_block(error),
@@ -333,7 +327,7 @@ impl TlsFilter {
         match stream.read(&mut incoming.spare_mut()[..READ_LEN]) {
             Ok(0) => Err(self.truncated()),
             Ok(len) => {
-                self.wire.count_read(&incoming.spare_mut()[..len]);
+                self.wire.log_read(&incoming.spare_mut()[..len]);
                 incoming.advance(len);
                 self.has_records = true;
                 let emptied = len < READ_LEN;
@@ -491,7 +485,7 @@ impl TlsFilter {
         pool: &mut Pool,
     ) -> io::Result<()> {
         let written = stream.write(records.buf.bytes());
-        self.wire.count_written(*written.as_ref().unwrap_or(&0));
+        self.wire.log_write(*written.as_ref().unwrap_or(&0));
         if written.as_ref().is_ok_and(|len| *len == records.buf.len()) {
             pool.put(records.buf);
             return Ok(());
@@ -543,7 +537,7 @@ impl TlsFilter {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(len) => {
                     held.written(len);
-                    self.wire.count_written(len);
+                    self.wire.log_write(len);
                     self.has_progress = true;
                 }
                 Err(error) => return Err(error),

@@ -1,4 +1,4 @@
-//! The bytes of a filter on the wire: their counts, and their log while the connection is recorded.
+//! The log of a filter while its connection is recorded: its reads and writes, and their records.
 //!
 //! The filter logs its reads, writes and records, because it knows neither the recorder nor the
 //! clock. The engine moves the log to the recorder after each read and each write.
@@ -15,22 +15,23 @@ const EXPANSION_MIN: usize = HEADER_LEN + 8;
 /// An event for the recorder: its type, offset and length.
 pub(in crate::engine) type WireEvent = (EventKind, u64, u64);
 
-/// Number of bytes on the wire, counted from the start of the connection. Bytes that were sent
-/// before TLS started are counted too, so both ends have equal counts.
+/// Log of a filter. It needs memory only once its connection has been recorded.
 #[derive(Debug, Default)]
-pub(super) struct WireCounts {
-    /// Number of bytes that the socket took.
-    written: u64,
-    /// Number of bytes that the socket returned.
-    read: u64,
-    /// The log, while the connection is recorded.
-    log: Option<Box<WireLog>>,
-}
+pub(super) struct WireLog(Option<Box<WireState>>);
 
-/// Log of a filter since the engine took it last.
+/// Positions of a filter in its streams, and the events since the engine took them last.
+///
+/// The offsets on the wire begin with the offset of the plaintext at the first start of the log. If
+/// the log starts together with TLS, they are exact.
 #[derive(Debug)]
-struct WireLog {
+struct WireState {
+    /// True while the connection is recorded. Otherwise only the positions are kept.
+    is_on: bool,
     events: Vec<WireEvent>,
+    /// Offset on the wire of the next byte that the socket takes.
+    written: u64,
+    /// Offset on the wire of the next byte that the socket returns.
+    read: u64,
     /// Number of plaintext bytes that were encrypted, counted from the start of the connection.
     encrypted: u64,
     /// Number of plaintext bytes that were decrypted, counted from the start of the connection.
@@ -40,100 +41,97 @@ struct WireLog {
     scanner: RecordScanner,
 }
 
-impl WireCounts {
-    /// Creates the counts of a connection at the start of TLS.
-    pub(super) fn starting_at(written: u64, read: u64) -> Self {
-        let log = None;
-        Self { written, read, log }
+impl WireLog {
+    pub(super) fn is_on(&self) -> bool {
+        self.0.as_ref().is_some_and(|state| state.is_on)
     }
 
-    pub(super) fn is_logged(&self) -> bool {
-        self.log.is_some()
-    }
-
-    pub(super) fn end_log(&mut self) {
-        self.log = None;
+    pub(super) fn stop(&mut self) {
+        if let Some(state) = &mut self.0 {
+            state.is_on = false;
+        }
     }
 
     /// Starts the log. `encrypted` and `decrypted` are the numbers of plaintext bytes so far.
     /// `unprocessed` are the bytes that were read and not processed; the first of them begins a
     /// record.
-    pub(super) fn start_log(&mut self, encrypted: u64, decrypted: u64, unprocessed: &[u8]) {
-        let processed = self.read.saturating_sub(unprocessed.len() as u64);
-        let mut scanner = RecordScanner {
-            begin: processed,
-            ..RecordScanner::default()
-        };
-        scanner.scan(unprocessed);
-        self.log = Some(Box::new(WireLog {
-            events: Vec::new(),
-            encrypted,
-            decrypted,
-            processed,
-            scanner,
-        }));
+    pub(super) fn start(&mut self, encrypted: u64, decrypted: u64, unprocessed: &[u8]) {
+        let state = self.0.get_or_insert_with(|| {
+            let mut scanner = RecordScanner {
+                begin: decrypted,
+                ..RecordScanner::default()
+            };
+            scanner.scan(unprocessed);
+            Box::new(WireState {
+                is_on: true,
+                events: Vec::new(),
+                written: encrypted,
+                read: decrypted + unprocessed.len() as u64,
+                encrypted,
+                decrypted,
+                processed: decrypted,
+                scanner,
+            })
+        });
+        state.is_on = true;
     }
 
     /// Returns the events, and removes them from the log.
     pub(super) fn take_events(&mut self) -> Vec<WireEvent> {
-        let log = self.log.as_mut();
-        log.map(|log| std::mem::take(&mut log.events))
+        let state = self.0.as_mut();
+        state
+            .map(|state| std::mem::take(&mut state.events))
             .unwrap_or_default()
     }
 
-    /// Counts the bytes of a read.
-    pub(super) fn count_read(&mut self, bytes: &[u8]) {
-        let offset = self.read;
-        self.read += bytes.len() as u64;
-        if let Some(log) = &mut self.log {
-            let event = (EventKind::Read, offset, bytes.len() as u64);
-            log.events.push(event);
-            log.scanner.scan(bytes);
+    /// Logs the bytes of a read.
+    pub(super) fn log_read(&mut self, bytes: &[u8]) {
+        if let Some(state) = self.0.as_deref_mut() {
+            let (offset, len) = (state.read, bytes.len() as u64);
+            state.push((EventKind::Read, offset, len));
+            state.read += len;
+            state.scanner.scan(bytes);
         }
     }
 
-    /// Counts the bytes of a write.
-    pub(super) fn count_written(&mut self, len: usize) {
-        let offset = self.written;
-        self.written += len as u64;
-        if let Some(log) = &mut self.log {
-            log.events.push((EventKind::Write, offset, len as u64));
+    /// Logs a write.
+    pub(super) fn log_write(&mut self, len: usize) {
+        if let Some(state) = self.0.as_deref_mut()
+            && len > 0
+        {
+            let (offset, len) = (state.written, len as u64);
+            state.push((EventKind::Write, offset, len));
+            state.written += len;
         }
     }
 
     /// Logs received records: the session has processed `len` more bytes, and the last record had
     /// `plain_len` bytes of application data.
     pub(super) fn log_received(&mut self, len: usize, plain_len: usize) {
-        let Some(log) = self.log.as_deref_mut() else {
+        let Some(state) = self.0.as_deref_mut() else {
             return;
         };
-        log.processed += len as u64;
-        let records = &mut log.scanner.records;
-        while let Some((begin, wire_len)) = records.front().copied()
-            && begin + u64::from(wire_len) <= log.processed
-        {
-            records.pop_front();
-            let is_last = records
-                .front()
-                .is_none_or(|(begin, wire_len)| begin + u64::from(*wire_len) > log.processed);
+        state.processed += len as u64;
+        while let Some((wire_offset, wire_len)) = state.scanner.pop_until(state.processed) {
+            let is_last = !state.scanner.has_record_until(state.processed);
             let plain_len = if is_last { plain_len as u64 } else { 0 };
             let kind = EventKind::TlsRecordReceived {
-                wire_offset: begin,
+                wire_offset,
                 wire_len,
             };
-            log.events.push((kind, log.decrypted, plain_len));
-            log.decrypted += plain_len;
+            state.push((kind, state.decrypted, plain_len));
+            state.decrypted += plain_len;
         }
     }
 
     /// Logs records that are queued for a write, with `plain_len` bytes of application data. The
     /// queue has `before` bytes in front of them.
     pub(super) fn log_sent(&mut self, before: usize, records: &[u8], plain_len: usize) {
-        let Some(log) = self.log.as_deref_mut() else {
+        let Some(state) = self.0.as_deref_mut() else {
             return;
         };
         let mut scanner = RecordScanner {
-            begin: self.written + before as u64,
+            begin: state.written + before as u64,
             ..RecordScanner::default()
         };
         scanner.scan(records);
@@ -149,8 +147,16 @@ impl WireCounts {
                 wire_offset,
                 wire_len,
             };
-            log.events.push((kind, log.encrypted, plain_len as u64));
-            log.encrypted += plain_len as u64;
+            state.push((kind, state.encrypted, plain_len as u64));
+            state.encrypted += plain_len as u64;
+        }
+    }
+}
+
+impl WireState {
+    fn push(&mut self, event: WireEvent) {
+        if self.is_on {
+            self.events.push(event);
         }
     }
 }
@@ -210,6 +216,19 @@ impl RecordScanner {
         }
     }
 
+    /// Returns the first complete record if it ends at most at `offset`, and removes it.
+    fn pop_until(&mut self, offset: u64) -> Option<(u64, u32)> {
+        match self.has_record_until(offset) {
+            true => self.records.pop_front(),
+            false => None,
+        }
+    }
+
+    fn has_record_until(&self, offset: u64) -> bool {
+        let first = self.records.front();
+        first.is_some_and(|(begin, len)| begin + u64::from(*len) <= offset)
+    }
+
     fn body_len(&self) -> usize {
         let [_, _, _, high, low] = self.header;
         usize::from(u16::from_be_bytes([high, low]))
@@ -225,7 +244,7 @@ mod tests {
         [&header[..], &vec![7; usize::from(body_len)]].concat()
     }
 
-    fn kinds(counts: &mut WireCounts) -> Vec<(u64, u32, u64, u64)> {
+    fn records_of(log: &mut WireLog) -> Vec<(u64, u32, u64, u64)> {
         let event = |(kind, offset, len)| match kind {
             EventKind::TlsRecordSent {
                 wire_offset,
@@ -237,7 +256,7 @@ mod tests {
             } => Some((wire_offset, wire_len, offset, len)),
             _ => None,
         };
-        counts.take_events().into_iter().filter_map(event).collect()
+        log.take_events().into_iter().filter_map(event).collect()
     }
 
     /// The log starts with a part of the first record. The stream is cut at every byte.
@@ -246,15 +265,14 @@ mod tests {
         let stream = [record(40), record(0), record(30)].concat();
         for unprocessed in [0, 1, 5, 6] {
             for cut in unprocessed..stream.len() {
-                let mut counts = WireCounts::starting_at(0, 1000);
-                counts.count_read(&stream[..unprocessed]);
-                counts.start_log(0, 500, &stream[..unprocessed]);
-                counts.count_read(&stream[unprocessed..cut]);
-                counts.count_read(&stream[cut..]);
-                counts.log_received(45, 20);
-                counts.log_received(40, 10);
-                let expected = [(1000, 45, 500, 20), (1045, 5, 520, 0), (1050, 35, 520, 10)];
-                assert_eq!(kinds(&mut counts), expected, "cut at {cut}");
+                let mut log = WireLog::default();
+                log.start(0, 500, &stream[..unprocessed]);
+                log.log_read(&stream[unprocessed..cut]);
+                log.log_read(&stream[cut..]);
+                log.log_received(45, 20);
+                log.log_received(40, 10);
+                let expected = [(500, 45, 500, 20), (545, 5, 520, 0), (550, 35, 520, 10)];
+                assert_eq!(records_of(&mut log), expected, "cut at {cut}");
             }
         }
     }
@@ -263,11 +281,11 @@ mod tests {
     #[test]
     fn plaintext_is_assigned_to_its_records() {
         let sent = |bodies: &[u8], plain_len| {
-            let mut counts = WireCounts::starting_at(100, 0);
-            counts.start_log(0, 0, &[]);
+            let mut log = WireLog::default();
+            log.start(100, 0, &[]);
             let records = bodies.iter().flat_map(|len| record(*len));
-            counts.log_sent(10, &records.collect::<Vec<_>>(), plain_len);
-            let records = kinds(&mut counts);
+            log.log_sent(10, &records.collect::<Vec<_>>(), plain_len);
+            let records = records_of(&mut log);
             assert!(records[0].0 == 110, "{records:?}");
             let lens = records.iter().map(|(.., len)| *len);
             lens.collect::<Vec<_>>()
@@ -284,14 +302,24 @@ mod tests {
         }
     }
 
+    /// The positions are kept while the log is off, so that a later start continues with them.
     #[test]
-    fn counts_without_a_log_keep_no_events() {
-        let mut counts = WireCounts::default();
-        counts.count_read(&record(9));
-        counts.count_written(14);
-        counts.log_received(14, 9);
-        counts.log_sent(0, &record(9), 9);
-        assert!(counts.take_events().is_empty());
-        assert_eq!((counts.read, counts.written), (14, 14));
+    fn log_without_a_recording_keeps_positions_and_no_events() {
+        let mut log = WireLog::default();
+        log.log_read(&record(9));
+        log.log_write(14);
+        assert!(log.0.is_none(), "no memory is used");
+        log.start(0, 0, &[]);
+        log.stop();
+        log.log_sent(0, &record(9), 5);
+        log.log_write(14);
+        log.log_read(&record(9));
+        log.log_received(14, 5);
+        assert!(log.take_events().is_empty());
+        log.start(0, 0, &[]);
+        log.log_sent(0, &record(9), 5);
+        log.log_read(&record(9));
+        log.log_received(14, 5);
+        assert_eq!(records_of(&mut log), [(14, 14, 5, 5), (14, 14, 5, 5)]);
     }
 }

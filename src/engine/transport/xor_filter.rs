@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 
 use super::filter::Filtered;
-use super::wire::WireCounts;
+use super::wire::WireLog;
 use crate::conn::Pool;
 use crate::event::CloseReason;
 use crate::os::Stream;
@@ -50,7 +50,7 @@ pub(crate) enum AckOrder {
 #[derive(Debug)]
 pub(crate) struct XorFilter {
     ack_order: AckOrder,
-    pub(super) wire: WireCounts,
+    pub(super) wire: WireLog,
     /// Received ciphertext that is not decrypted yet.
     incoming: VecDeque<u8>,
     /// Decrypted bytes that the caller has not taken.
@@ -79,7 +79,7 @@ impl XorFilter {
     pub(crate) fn new(ack_order: AckOrder) -> Self {
         Self {
             ack_order,
-            wire: WireCounts::default(),
+            wire: WireLog::default(),
             incoming: VecDeque::new(),
             plaintext: VecDeque::new(),
             outgoing: VecDeque::new(),
@@ -126,7 +126,7 @@ impl XorFilter {
                 Ok(0) if self.incoming.is_empty() => return Ok(Filtered::End),
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(len) => {
-                    self.wire.count_read(&ciphertext[..len]);
+                    self.wire.log_read(&ciphertext[..len]);
                     self.incoming.extend(&ciphertext[..len]);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -239,7 +239,7 @@ impl XorFilter {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(len) => {
                     self.outgoing.drain(..len);
-                    self.wire.count_written(len);
+                    self.wire.log_write(len);
                     self.has_progress = true;
                 }
                 Err(error) => return Err(error),
@@ -292,7 +292,7 @@ impl XorFilter {
     pub(super) fn release(&self, _: &Pool) {}
 
     pub(super) fn start_log(&mut self, encrypted: u64, taken: u64) {
-        self.wire.start_log(encrypted, taken, &[]);
+        self.wire.start(encrypted, taken, &[]);
     }
 
     pub(super) fn held_bytes(&self) -> usize {

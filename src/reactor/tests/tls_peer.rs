@@ -184,7 +184,7 @@ pub(in crate::reactor) fn filter_of(stream: &Stream) -> Filter {
     };
     let session = with_pair(socket.script(), |pair| pair.server.take());
     let session = session.expect("a connection opens once");
-    Filter::Tls(TlsFilter::new(session, (0, 0), &[], &mut Pool::new(0)))
+    Filter::Tls(TlsFilter::new(session, &[], &mut Pool::new(0)))
 }
 
 impl MemoryPeer {
