@@ -183,9 +183,10 @@ pub enum SendError {
     /// The payload would make the write queue exceed its limit, or the reactor's
     /// [`Config::memory_bytes_max`](crate::Config::memory_bytes_max) is used up.
     ///
-    /// For a connection, `on_drained` follows: send again then. One exception: if the write queue
-    /// is empty, the payload alone exceeds its limit. Such a payload is never accepted, and no
-    /// `on_drained` follows. For a datagram no callback follows, and the datagram is dropped.
+    /// For a connection, `on_drained` follows: send again then. A payload that alone exceeds the
+    /// limit of the write queue is never accepted. If the queue is empty and memory is left, no
+    /// `on_drained` follows such a payload. For a datagram no callback follows, and the datagram is
+    /// dropped.
     Full,
     /// The payload cannot be encoded as a frame. Another attempt with this payload will fail too.
     Frame(FrameError),

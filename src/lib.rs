@@ -183,7 +183,8 @@
 //! [`Context::send_to`] queues a datagram. The queue is sent at the end of the turn, or earlier.
 //! On Linux, a reply leaves from the address that the request was sent to, also if the socket is
 //! bound to a wildcard address. [`UdpOptions`] asks for more details of a datagram: ECN mark,
-//! receive time. Both need the feature `udp-batch`, which is on by default.
+//! receive time. The address of the reply and these details need the feature `udp-batch`, which is
+//! on by default.
 //! [`Handler::on_datagram_error`] reports the errors of the kernel; they do not close the socket.
 //!
 //! On Linux one system call receives or sends many datagrams (`recvmmsg`, `sendmmsg`). Consecutive

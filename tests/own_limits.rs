@@ -222,8 +222,8 @@ fn set_limits_applies_to_one_connection_only() {
     assert_eq!(drained_count, 1);
 }
 
-/// Replies sent within `on_frame` are batched before they are written. The high watermark also
-/// counts the bytes of the batch.
+/// Output of a connection with its own limits is never batched. Replies sent within `on_frame` go
+/// to the write queue, so the connection's own high watermark counts them.
 #[test]
 fn set_limits_high_watermark_stops_reading() {
     let probe = Probe::new(|cx, event| match event {

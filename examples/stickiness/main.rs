@@ -171,7 +171,7 @@ fn run_all(
             report(&experiment.run(&knobs)?)?;
             continue;
         }
-        // The page shows both transports one below the other.
+        // Without `--transport`, the page shows both transports.
         for transport in transports {
             if fits(transport, &knobs) {
                 report(&experiment.run_over(transport, &knobs)?)?;

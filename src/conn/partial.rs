@@ -98,8 +98,8 @@ pub(crate) enum UnfinishedSkip {
     None,
     /// The next `left >= 1` bytes of the stream are skipped.
     Bytes { left: u64 },
-    /// The framing may have decoded up to `decoded_len >= 1` of the held bytes. It skips them, and
-    /// the bytes after them, to the end of the frame.
+    /// `framing` skips the held bytes and the bytes after them, up to the end of the frame. It has
+    /// decoded at most the first `decoded_len` held bytes; `decoded_len >= 1`.
     ToEnd { framing: Former, decoded_len: usize },
 }
 

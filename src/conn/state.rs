@@ -639,7 +639,7 @@ impl State {
         }
     }
 
-    /// Returns the next action of a close after the kernel took all queued output.
+    /// Returns the next action of a close or half-close after the kernel took all queued output.
     pub(crate) fn output_taken(self) -> Action {
         if self.none(ENDS_OUTPUT) || self.any(DEAD) {
             return Action::None;

@@ -213,11 +213,12 @@ impl<H: Handler> Context<'_, H> {
 
     /// Sends one datagram to `to`: a [`SocketAddr`](std::net::SocketAddr), or a [`Route`].
     ///
-    /// A reply leaves from the address to which the request was sent. A reply is a datagram to the
-    /// sender, on the same socket, sent inside of [`on_datagram`](Handler::on_datagram). For a
-    /// later reply, store [`Datagram::reply_route`](crate::Datagram::reply_route). On other systems
-    /// than Linux, without the feature `udp-batch`, and for any other datagram, the system chooses
-    /// the local address.
+    /// A reply is a datagram to the sender of a request, on the same socket. It is sent inside of
+    /// [`on_datagram`](Handler::on_datagram), or later along a stored
+    /// [`Datagram::reply_route`](crate::Datagram::reply_route). On Linux and Android, with the
+    /// feature `udp-batch`, a reply leaves from the address to which its request was sent, unless
+    /// that is a multicast or broadcast address. In all other cases, the system chooses the local
+    /// address.
     ///
     /// The datagram is queued. It is sent after the callback has returned, at the latest at the end
     /// of the turn, or later if the send buffer of the socket is full. If the kernel rejects the

@@ -128,7 +128,8 @@ pub struct Event {
     /// UDP: number of the datagram among the recorded datagrams of its socket and direction. The
     /// first has the number zero, and the next recording continues the numbers.
     pub offset: u64,
-    /// Number of bytes, including headers; can be zero only for TLS records.
+    /// Number of bytes, including headers. Zero for an empty datagram, and for a TLS record without
+    /// application data.
     pub len: u64,
 }
 

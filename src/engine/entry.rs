@@ -55,7 +55,8 @@ macro_rules! of_any_kind {
 pub(super) use of_any_kind;
 
 /// One TCP or Unix stream connection. An idle connection owns no memory other than this struct,
-/// unless it needs [`Extras`], the address of a Unix peer or the state of a user's codec.
+/// unless it needs an [`Extension`] (such as a TLS session), the address of a Unix peer or the
+/// state of a user's codec.
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) framing: Framing,

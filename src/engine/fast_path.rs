@@ -29,12 +29,13 @@ use crate::codec::Length;
 use crate::conn::{Assembler, Watermark};
 use crate::id::Token;
 
-/// Returns the argument for `Entries::watch` after the active connection `token` was looked up.
+/// Returns the argument of `Entries::watch` for the active connection `token`. It says which later
+/// look-ups of the connection can be left out:
 ///
-/// * `token`: while it is watched, neither a frame nor a send needs a look-up of the connection.
-/// * [`Token::NONE`]: only frames need no look-up. Returned for a connection that is recorded and
-///   otherwise plain, because the general path records its sends.
-/// * `None`: the connection is looked up after each frame.
+/// * `token`: those after a frame, and those of a send.
+/// * [`Token::NONE`]: those after a frame. Each send looks the connection up, because only the
+///   general path records sends. For a connection that is recorded and otherwise plain.
+/// * `None`: none of them.
 pub(super) fn watched_token(conn: &Connection, token: Option<Token>) -> Option<Token> {
     if conn.write_queue.is_some() || !conn.state.needs_no_check_per_frame() {
         return None;

@@ -76,8 +76,8 @@ impl Engine {
         self.wait_for_memory(token, State::await_memory);
     }
 
-    /// Queues a connection until memory is available. `mark` sets the bit of the wait, and returns
-    /// false if the connection is queued already.
+    /// Queues a connection until memory is available. `mark` sets the bit for this kind of wait,
+    /// and returns false if the connection is queued already.
     fn wait_for_memory(&mut self, token: Token, mark: fn(&mut State) -> bool) {
         let Ok(conn) = self.entries.conn_mut(token) else {
             return;

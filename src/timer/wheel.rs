@@ -152,10 +152,10 @@ impl<K: Copy> Wheel<K> {
         }
     }
 
-    /// Removes the timer that was due first and returns it, or `None` if no timer is due.
+    /// Returns the timer that was due first, or `None` if no timer is due.
     ///
-    /// If `next` returns a deadline, the timer stays set with that deadline and its id. Otherwise
-    /// the timer has ended, and its id is invalid.
+    /// If `next` returns a deadline, the timer is set again with that deadline and the same id.
+    /// Otherwise the timer is removed, and its id becomes invalid.
     pub(crate) fn pop_due(
         &mut self,
         next: impl FnOnce(K, u64) -> Option<u64>,

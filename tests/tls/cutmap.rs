@@ -1,4 +1,5 @@
-//! The cut map of TLS connections: sends, TLS records, writes, reads, TLS records and frames.
+//! The cut map of TLS connections. Its lists, from the sender to the receiver: sends, TLS records
+//! sent, writes, reads, TLS records received, frames.
 
 use std::sync::Arc;
 

@@ -73,8 +73,8 @@ impl Process {
         Self::spawn(command)
     }
 
-    /// Starts a process and waits for its line `port N`. When this function returns, a server
-    /// listens, and a client has opened its connections.
+    /// Starts a server or a client in a process, and waits for its line `port N`. Then the server
+    /// listens, or the client has opened its connections.
     fn spawn(mut command: Command) -> io::Result<Self> {
         let mut child = command
             .stdin(Stdio::null())

@@ -9,7 +9,7 @@ use crate::codec::{Codec, Framing, LengthField, Out, Step};
 use crate::error::FrameError;
 
 /// Delimiters of the framing `delimiters`. After a `;`, the decoder must wait until it knows if
-/// `;;;` follows.
+/// this `;` begins a `;;;`.
 pub(super) const DELIMITERS: [&[u8]; 3] = [b";", b";;;", b"\r\n"];
 
 /// Returns the framing with a name of the tests: a built-in framing or a codec of this file.
