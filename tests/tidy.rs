@@ -7,6 +7,7 @@ mod prose;
 mod source;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use prose::{BANNED, HEADLESS, Paragraph, paragraphs};
 use source::{Kind, Source, files, read, sources};
@@ -26,7 +27,8 @@ const WHERE_MAX: f64 = 15.0;
 const TREE: [&str; 4] = ["src", "tests", "examples", "benches"];
 
 /// Modules that receive bytes and times as arguments, and use no socket, clock or event loop.
-const PURE: [&str; 8] = [
+const PURE: [&str; 9] = [
+    "src/framed",
     "src/codec",
     "src/conn",
     "src/memory",
@@ -35,6 +37,21 @@ const PURE: [&str; 8] = [
     "src/cutmap",
     "src/proxy_header",
     "src/tls",
+];
+
+/// Layers of modules, from the top. A module uses only modules of the same layer and of lower
+/// layers. Modules that are not in the list hold plain values, and every module may use them.
+const LAYERS: [&[&str]; 8] = [
+    &["testkit"],
+    &["framed"],
+    &["reactor"],
+    &["remote", "reconnect"],
+    &["handler", "context"],
+    &["engine"],
+    &["conn", "os"],
+    &[
+        "codec", "cutmap", "datagram", "guard", "memory", "timer", "tls",
+    ],
 ];
 
 /// Returns the place of an offset as `path:line`.
@@ -68,20 +85,40 @@ fn uses_outside(allowed: &[&str], patterns: &[&str], advice: &str) -> Vec<String
     found
 }
 
-/// Returns each place in `folder` that uses a `forbidden` module, or the type that it exports.
+/// Returns the module of each name that `src/lib.rs` exports.
+fn exports() -> BTreeMap<String, String> {
+    let lib = Source::load("src/lib.rs");
+    let mut exports = BTreeMap::new();
+    for offset in lib.find("pub use") {
+        let item = lib.code[offset + "pub use".len()..].trim_start();
+        let item = &item[..item.find(';').expect("an item has an end")];
+        // The item is `module::{A, B}`, `module::A`, or `{first::A, second::B}`.
+        let mut module = "";
+        for path in item.split([',', '{', '}']).map(str::trim) {
+            let name = match path.rsplit_once("::") {
+                Some((of_path, name)) => {
+                    module = of_path;
+                    name
+                }
+                None => path,
+            };
+            exports.insert(name.to_owned(), module.to_owned());
+        }
+    }
+    let module_of = |name| exports.get(name).map(String::as_str);
+    assert_eq!(module_of("FramedStream"), Some("framed"));
+    assert_eq!(module_of("UnixAddr"), Some("addr"));
+    exports
+}
+
+/// Returns each place in a module that uses a `forbidden` module, or a name that it exports. The
+/// module is a folder, or a file without `.rs`.
 fn paths_to(folder: &str, forbidden: &[&str]) -> Vec<String> {
-    let exported = [
-        ("context", "Context"),
-        ("handler", "Handler"),
-        ("reactor", "Reactor"),
-    ];
+    let exports = exports();
     let mut found = Vec::new();
-    for source in sources(&[folder]) {
+    for source in sources(&[folder, &format!("{folder}.rs")]) {
         for (offset, name) in source.crate_paths() {
-            let module = exported
-                .iter()
-                .find(|(_, type_name)| *type_name == name)
-                .map_or(name, |(module, _)| module);
+            let module = exports.get(name).map_or(name, String::as_str);
             if forbidden.contains(&module) {
                 found.push(format!(
                     "{}: {folder} must not know `{module}`; pass the value as an argument, or move \
@@ -117,9 +154,40 @@ fn mio_and_socket2_are_used_in_os_only() {
 
 #[test]
 fn pure_modules_know_no_io_and_no_loop() {
-    let forbidden = ["os", "engine", "reactor", "context", "handler"];
-    let found = PURE.map(|folder| paths_to(folder, &forbidden));
-    assert_none(&found.concat());
+    let forbidden = [
+        "os",
+        "engine",
+        "reactor",
+        "context",
+        "handler",
+        "remote",
+        "reconnect",
+    ];
+    let mut found = PURE.map(|folder| paths_to(folder, &forbidden)).concat();
+    let patterns = [
+        "TcpStream",
+        "TcpListener",
+        "UdpSocket",
+        "UnixStream",
+        "UnixListener",
+        "unix::net",
+        "fs::",
+        "File::",
+        "env::",
+        "process::",
+        "thread::",
+    ];
+    for source in sources(&PURE) {
+        for pattern in patterns {
+            for offset in source.find_in_library(pattern) {
+                found.push(format!(
+                    "{}: a pure module uses `{pattern}`; pass the bytes as an argument",
+                    place(&source, offset)
+                ));
+            }
+        }
+    }
+    assert_none(&found);
 }
 
 /// `src/cutmap` may name `Instant`, because it stores times that it receives.
@@ -142,38 +210,18 @@ fn pure_modules_know_no_clock() {
     assert_none(&found);
 }
 
+/// The simulated system may use the random numbers of `testkit`.
 #[test]
-fn engine_knows_no_handler() {
-    assert_none(&paths_to("src/engine", &["reactor", "context", "handler"]));
-}
-
-#[test]
-fn os_knows_no_layer_above_it() {
-    let forbidden = ["engine", "reactor", "context", "conn"];
-    assert_none(&paths_to("src/os", &forbidden));
-}
-
-#[test]
-fn connection_flags_are_private_to_conn() {
+fn modules_use_no_layer_above_them() {
     let mut found = Vec::new();
-    for source in sources(&["src"]) {
-        if source.is_under("src/conn") {
-            continue;
-        }
-        for offset in source.find("State::") {
-            let rest = &source.code[offset + "State::".len()..];
-            let name: String = rest
-                .chars()
-                .take_while(|c| c.is_alphanumeric() || *c == '_')
-                .collect();
-            if name.len() > 1 && name.chars().all(|c| c.is_ascii_uppercase() || c == '_') {
-                found.push(format!(
-                    "{}: `State::{name}` outside src/conn; call a method of `State`",
-                    place(&source, offset)
-                ));
-            }
+    for (index, layer) in LAYERS.iter().enumerate() {
+        let above = LAYERS[..index].concat();
+        for module in *layer {
+            found.extend(paths_to(&format!("src/{module}"), &above));
         }
     }
+    found.retain(|it| !(it.starts_with("src/os/sim/") && it.contains("`testkit`")));
+    found.extend(paths_to("src/os", &["conn"]));
     assert_none(&found);
 }
 
@@ -214,7 +262,6 @@ fn handler_is_called_in_one_file() {
 #[test]
 fn sockets_are_read_and_written_in_transport_only() {
     let allowed = [
-        "src/engine/transport/mod.rs",
         "src/engine/transport",
         "src/framed/framed_stream.rs",
         "src/os",
@@ -545,8 +592,10 @@ fn promise_rows() -> Vec<(usize, Vec<String>)> {
     rows
 }
 
+/// A promise names tests, such as `tests/tcp.rs::name`, or scripts, such as `tests/clients/dns`.
 #[test]
 fn promised_tests_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let tests: BTreeSet<String> = sources(&["src", "tests"])
         .iter()
         .flat_map(|source| {
@@ -560,8 +609,16 @@ fn promised_tests_exist() {
     let mut found = Vec::new();
     for (line, cells) in promise_rows() {
         let spans = cells.get(2).expect("a row has three cells").split('`');
-        for name in spans.skip(1).step_by(2).filter(|it| it.contains(".rs::")) {
-            if !tests.contains(name) {
+        let names: Vec<_> = spans.skip(1).step_by(2).collect();
+        if names.is_empty() {
+            found.push(format!("{PROMISES}:{line}: no test; name one"));
+        }
+        for name in names {
+            let exists = match name.contains("::") {
+                true => tests.contains(name),
+                false => name.contains('/') && root.join(name).is_file(),
+            };
+            if !exists {
                 found.push(format!(
                     "{PROMISES}:{line}: no test `{name}`; correct its file or its name"
                 ));
@@ -576,28 +633,18 @@ fn promises_have_one_row_each() {
     let mut ids = BTreeSet::new();
     let mut found = Vec::new();
     for (line, cells) in promise_rows() {
-        for id in ids_of(&cells[0]) {
-            if !ids.insert(id.clone()) {
-                found.push(format!(
-                    "{PROMISES}:{line}: {id} has two rows; remove one of them"
-                ));
-            }
+        let id = &cells[0];
+        let number = id.strip_prefix(|c: char| c.is_ascii_uppercase());
+        if number.is_none_or(|it| it.parse::<u32>().is_err()) {
+            found.push(format!(
+                "{PROMISES}:{line}: `{id}` is not an id such as A1; correct it"
+            ));
+        }
+        if !ids.insert(id.clone()) {
+            found.push(format!(
+                "{PROMISES}:{line}: {id} has two rows; remove one of them"
+            ));
         }
     }
     assert_none(&found);
-}
-
-/// Returns the ids of a cell such as `A1` or `T1 to T15`.
-fn ids_of(cell: &str) -> Vec<String> {
-    let (first, last) = cell.split_once(" to ").unwrap_or((cell, cell));
-    let letter = &first[..1];
-    let number = |id: &str| -> u32 {
-        let digits = id.strip_prefix(letter).unwrap_or("");
-        digits
-            .parse()
-            .unwrap_or_else(|_| panic!("{PROMISES}: `{cell}` is not an id such as A1"))
-    };
-    (number(first)..=number(last))
-        .map(|number| format!("{letter}{number}"))
-        .collect()
 }
