@@ -172,9 +172,7 @@ fn end_of_stream_waits_for_frames_but_needs_no_credit() {
     let (mut reactor, addr) = listening(granting(1), Config::default(), Framing::line());
     let (mut client, conn) = open(&mut reactor, addr);
     deposit(&mut reactor, &mut client, conn, b"1\n2\n");
-    client
-        .shutdown(std::net::Shutdown::Write)
-        .expect("the connection is open");
+    common::send_fin(&client);
     idle(&mut reactor);
     assert_eq!((frame_count(&reactor), half_close_count(&reactor)), (1, 0));
     grant(&mut reactor, conn, 2);

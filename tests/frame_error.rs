@@ -121,9 +121,7 @@ fn every_framing_error_can_be_answered_before_the_close() {
             }
             deposit(&mut reactor, &mut client, conn, bytes);
             drive(&mut reactor, |it| !errors(it).is_empty());
-            client
-                .shutdown(Shutdown::Write)
-                .expect("the client is connected");
+            common::send_fin(&client);
             assert_replied(reactor, client, at);
         }
     }
@@ -147,9 +145,7 @@ fn reply_to_a_malformed_frame_survives_unread_input() {
     client
         .write_all(&[b'b'; 1000])
         .expect("the server still reads");
-    client
-        .shutdown(Shutdown::Write)
-        .expect("the client is connected");
+    common::send_fin(&client);
     assert_replied(reactor, client, 0);
 }
 

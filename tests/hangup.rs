@@ -6,9 +6,9 @@
 mod common;
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 
-use common::{Event, Probe, deposit, drive, idle, is_io, listening, open, reset};
+use common::{Event, Probe, deposit, drive, idle, is_io, listening, open, reset, send_fin};
 use unstick::{CloseReason, Config, ConnId, Framing, Hangup, Reactor, SendError};
 
 /// Reason why a connection is not read.
@@ -62,12 +62,6 @@ fn drive_to_hangups(reactor: &mut Reactor<Probe>, count: usize) {
 
 fn drive_to_close(reactor: &mut Reactor<Probe>) {
     drive(reactor, |reactor| reactor.stats().closed == 1);
-}
-
-fn send_fin(client: &TcpStream) {
-    client
-        .shutdown(Shutdown::Write)
-        .expect("the connection is open");
 }
 
 #[test]

@@ -4,7 +4,7 @@ mod common;
 
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -211,9 +211,7 @@ fn connections_max_refuses_and_counts_the_next_connection() {
     }
 
     let leaving = accepted.pop().expect("three clients are connected");
-    leaving
-        .shutdown(Shutdown::Write)
-        .expect("the client is connected");
+    common::send_fin(&leaving);
     let mut leaving = leaving;
     assert_eq!(leaving.read(&mut [0]).expect("the server sends its FIN"), 0);
     // The slot becomes free at the end of the turn, after `on_close`.

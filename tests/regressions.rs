@@ -5,7 +5,7 @@
 mod common;
 
 use std::io::{self, Write};
-use std::net::{Shutdown, SocketAddr, ToSocketAddrs, UdpSocket};
+use std::net::{SocketAddr, ToSocketAddrs, UdpSocket};
 use std::time::{Duration, Instant};
 
 use allocation_counter::measure;
@@ -25,9 +25,7 @@ fn frames_of_stream(config: Config, framing: Framing, stream: &[u8]) -> Vec<Vec<
     let (mut reactor, addr) = listening(Probe::silent(), config, framing);
     let (mut client, conn) = open(&mut reactor, addr);
     deposit(&mut reactor, &mut client, conn, stream);
-    client
-        .shutdown(Shutdown::Write)
-        .expect("the client is connected");
+    common::send_fin(&client);
     drive(&mut reactor, |reactor| reactor.stats().closed == 1);
     let frames = reactor.handler().frames();
     frames.into_iter().map(<[u8]>::to_vec).collect()
@@ -139,9 +137,7 @@ fn pause_at_a_skipped_last_frame_lost_the_half_close() {
     let (mut client, conn) = open(&mut reactor, addr);
     // At the end of the stream, the header `9;` is complete. Its frame is too long and is skipped.
     client.write_all(b"9;").expect("the server reads");
-    client
-        .shutdown(Shutdown::Write)
-        .expect("the client is connected");
+    common::send_fin(&client);
     drive(&mut reactor, |it| {
         events(it, |event| matches!(event, Event::Skipped(..))) == 1
     });

@@ -4,7 +4,7 @@
 mod common;
 
 use std::io::Write;
-use std::net::{Shutdown, TcpStream};
+use std::net::TcpStream;
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
@@ -188,9 +188,7 @@ fn frame_ended_by_fin_precedes_on_half_close() {
         client
             .write_all(b"<one<<three")
             .expect("the write succeeds");
-        client
-            .shutdown(Shutdown::Write)
-            .expect("the connection is open");
+        common::send_fin(&client);
         drive_without_timeout(&mut reactor, |reactor| reactor.stats().closed == 1);
         assert_eq!(reactor.handler().frames(), [&b"one"[..], b"", b"three"]);
         let events = &reactor.handler().events;

@@ -64,9 +64,7 @@ fn fin_with_data_needs_no_further_traffic() {
             client
                 .write_all(&frame("u32", b"last words"))
                 .expect("the write succeeds");
-            client
-                .shutdown(Shutdown::Write)
-                .expect("the connection is open");
+            common::send_fin(client);
         }
         drive_to_closed(&mut reactor, (round + 1) * CLIENTS);
     }
@@ -86,9 +84,7 @@ fn frames_before_a_fin_are_delivered() {
     let mut bytes: Vec<u8> = (0..5).flat_map(|n| frame("u32", &[n; 100])).collect();
     bytes.extend_from_slice(&frame("u32", &[9; 100])[..50]);
     client.write_all(&bytes).expect("the write succeeds");
-    client
-        .shutdown(Shutdown::Write)
-        .expect("the connection is open");
+    common::send_fin(&client);
     drive_to_closed(&mut reactor, 1);
 
     let probe = reactor.handler();
@@ -224,9 +220,7 @@ fn half_closed_peer_receives_ten_megabytes() {
         client
             .write_all(&frame("u32", b"go"))
             .expect("the write succeeds");
-        client
-            .shutdown(Shutdown::Write)
-            .expect("the connection is open");
+        common::send_fin(&client);
         let mut got = Vec::new();
         client
             .read_to_end(&mut got)
@@ -274,9 +268,7 @@ fn reply_before_close_survives_unread_input() {
                     .write_all(&frame("u32", &[7; 1000]).repeat(100))
                     .expect("the connection is not reset");
             }
-            sending
-                .shutdown(Shutdown::Write)
-                .expect("the connection is not reset");
+            common::send_fin(&sending);
         })
     };
     let mut got = Vec::new();
@@ -593,9 +585,7 @@ fn write_to_a_reset_peer_raises_no_sigpipe() {
     let (mut reactor, addr) = u32_listening(probe);
     for round in 1..=10 {
         let client = client(addr);
-        client
-            .shutdown(Shutdown::Write)
-            .expect("the connection is open");
+        common::send_fin(&client);
         drive(&mut reactor, |reactor| {
             reactor.handler().count(is_half_close) == round
         });

@@ -1,7 +1,7 @@
 //! Helpers for tests: a reactor that runs in a thread or turn by turn, and blocking clients.
 //!
 //! No helper sleeps to wait for a condition. A wait checks its condition repeatedly, and fails at a
-//! deadline that only a broken program reaches. [`settle`] and [`Server::stop`] have no deadline.
+//! deadline that only a broken program reaches. Only [`Server::stop`] has no deadline.
 
 #![allow(
     dead_code,
@@ -16,7 +16,7 @@ pub mod udp;
 
 use std::io::{ErrorKind, Read, Write};
 use std::mem::MaybeUninit;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::process::Command;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -284,18 +284,21 @@ pub fn drive<H: Handler>(reactor: &mut Reactor<H>, mut done: impl FnMut(&Reactor
     }
 }
 
-/// Runs turns until a turn finds no event, accepts nothing, and neither reads nor writes a stream.
-/// Timers, and frames that a budget postponed, may be left.
+/// Runs turns until a turn finds no event, accepts nothing, neither reads nor writes a stream, and
+/// leaves no work for the next turn, such as frames that a budget postponed. Timers that are not
+/// due may be left. Fails after [`DEADLINE`].
 pub fn settle<H: Handler>(reactor: &mut Reactor<H>) {
+    let deadline = Instant::now() + DEADLINE;
     loop {
         let before = reactor.stats();
+        assert!(Instant::now() < deadline, "the reactor is busy: {before:?}");
         reactor
             .turn(Some(Duration::ZERO))
             .expect("polling succeeds");
         let after = reactor.stats();
         let is_quiet = (before.events, before.accepted, before.reads, before.writes)
             == (after.events, after.accepted, after.reads, after.writes);
-        if is_quiet {
+        if is_quiet && reactor.next_turn_in() != Some(Duration::ZERO) {
             return;
         }
     }
@@ -470,6 +473,12 @@ pub fn reset(stream: TcpStream) {
     options
         .set_linger(Some(Duration::ZERO))
         .expect("SO_LINGER can be set");
+}
+
+/// Ends a client's side of the connection with a FIN. The client can still read.
+pub fn send_fin(stream: &TcpStream) {
+    let ended = stream.shutdown(Shutdown::Write);
+    ended.expect("the connection is open");
 }
 
 /// Returns a bound socket that does not listen, and its address. The kernel refuses connects to the
