@@ -102,9 +102,7 @@ fn half_closed_peer_can_be_answered_later() {
     probe.keep_half_closed = true;
     let (mut reactor, addr) = listening(probe, Config::default(), Framing::length_u32());
     let mut client = common::client(addr);
-    client
-        .shutdown(std::net::Shutdown::Write)
-        .expect("the client ends its side");
+    common::send_fin(&client);
     let ended = |event: &Event| matches!(event, Event::HalfClose(_));
     drive(&mut reactor, |reactor| reactor.handler().count(ended) == 1);
     let opened = reactor
@@ -190,9 +188,7 @@ fn answer_computed_after_the_peers_end_is_not_lost() {
     client
         .write_all(&[frame("u32", b"one"), frame("u32", b"two")].concat())
         .expect("the server reads");
-    client
-        .shutdown(std::net::Shutdown::Write)
-        .expect("the client ends its side");
+    common::send_fin(&client);
     drive(&mut reactor, |reactor| reactor.stats().closed == 1);
     for _ in 0..2 {
         assert_eq!(common::read_u32_frame(&mut client), b"answer");
@@ -201,21 +197,43 @@ fn answer_computed_after_the_peers_end_is_not_lost() {
     assert!(matches!(reactor.handler().closed[..], [CloseReason::Peer]));
 }
 
-/// `Probe::on_half_close` closes the connection at once, as the default does. Therefore a later
-/// `send` returns an error.
+/// A handler that has no `on_half_close` and answers no request. Records the requests and the
+/// reasons of the closes.
+#[derive(Default)]
+struct Unaware {
+    requests: Vec<ConnId>,
+    closed: Vec<CloseReason>,
+}
+
+impl Handler for Unaware {
+    type Session = ();
+
+    fn on_frame(&mut self, _: &mut Context<'_, Self>, conn: ConnId, _: &mut (), _: &[u8]) {
+        self.requests.push(conn);
+    }
+
+    fn on_close(&mut self, _: &mut Context<'_, Self>, _: ConnId, _: (), closed: Closed) {
+        self.closed.push(closed.reason);
+    }
+}
+
+/// The default `on_half_close` closes the connection at once. Therefore a later `send` returns an
+/// error.
 #[test]
 fn default_on_half_close_refuses_a_later_answer() {
-    let (mut reactor, addr) = listening(Probe::silent(), Config::default(), Framing::length_u32());
-    let (mut client, conn) = common::open(&mut reactor, addr);
+    let (mut reactor, addr) =
+        listening(Unaware::default(), Config::default(), Framing::length_u32());
+    let mut client = common::client(addr);
     client
         .write_all(&frame("u32", b"request"))
         .expect("the server reads");
-    client
-        .shutdown(std::net::Shutdown::Write)
-        .expect("the client ends its side");
-    let ended = |event: &Event| matches!(event, Event::HalfClose(_));
-    drive(&mut reactor, |reactor| reactor.handler().count(ended) == 1);
+    drive(&mut reactor, |reactor| reactor.stats().frames_in == 1);
+    let conn = reactor.handler().requests[0];
+    common::send_fin(&client);
+    drive(&mut reactor, |reactor| reactor.stats().closed == 1);
+    assert_eq!(client.read(&mut [0]).expect("the server sends a FIN"), 0);
     let sent = reactor.with(|_, cx| cx.send(conn, b"late"));
     let is_refused = matches!(sent, Err(SendError::Closing | SendError::Gone));
     assert!(is_refused, "{sent:?}");
+    assert!(matches!(reactor.handler().closed[..], [CloseReason::Peer]));
 }
