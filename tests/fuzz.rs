@@ -1,5 +1,5 @@
-//! Runs the entry function of each fuzz target with the inputs of its committed corpus, and with
-//! short inputs.
+//! Runs the entry function of each fuzz target except `tls` with the inputs of its committed
+//! corpus, and with short inputs. `tests/simulation` runs the corpus of `tls`.
 
 #[path = "fuzz/entries/lib.rs"]
 mod entries;

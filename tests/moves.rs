@@ -69,11 +69,11 @@ impl Handler for Hop {
     }
 }
 
-/// Returns the payload of a frame. One in 500 frames is longer than a read, and the others are
-/// short. A debug build sends only 250 frames per connection, so all of them are short.
+/// Returns the payload of a frame. One in 125 frames is longer than a read, and the others are
+/// short.
 fn payload(nth: u64) -> Vec<u8> {
-    let len = match nth % 500 {
-        499 => 300_000,
+    let len = match nth % 125 {
+        124 => 300_000,
         rest => rest * 7 % 300,
     };
     let bytes = nth.to_be_bytes().into_iter().cycle();

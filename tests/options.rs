@@ -327,8 +327,6 @@ fn reuse_port_must_be_set_by_every_listener() {
     second
         .with(|_, cx| cx.listen_with(addr, Framing::raw(), &shared))
         .expect("SO_REUSEPORT shares the port");
-    // The kernel chooses the listener of a connection by a hash of its addresses and ports. So each
-    // of the two listeners gets some of 64 connections.
     let _clients: Vec<_> = (0..64).map(|_| common::client(addr)).collect();
     let deadline = std::time::Instant::now() + common::DEADLINE;
     while reactors.iter().map(|r| r.stats().accepted).sum::<u64>() < 64 {
@@ -342,8 +340,11 @@ fn reuse_port_must_be_set_by_every_listener() {
                 .expect("polling succeeds");
         }
     }
+    // Linux chooses the listener of a connection by a hash of its addresses and ports. So each of
+    // the two listeners gets some of 64 connections. Other systems may deliver all to one listener.
     let [first, second, _] = &reactors;
-    assert!(first.stats().accepted > 0 && second.stats().accepted > 0);
+    let is_shared = first.stats().accepted > 0 && second.stats().accepted > 0;
+    assert!(is_shared || !cfg!(target_os = "linux"));
 }
 
 #[test]
@@ -542,6 +543,7 @@ fn connect_from_an_unavailable_address_fails() {
 }
 
 /// The peer never replies to the connect, and the timeout is far below `Config::connect_deadline`.
+/// `connect_fails_once_at_the_deadline_of_all_addresses` checks the exact time, which is virtual.
 #[test]
 fn connect_options_timeout_fails_the_connect() {
     let (_held, addr) = silent();
@@ -549,10 +551,8 @@ fn connect_options_timeout_fails_the_connect() {
     let timeout = Duration::from_millis(40);
     assert!(Config::default().connect_deadline > 100 * timeout);
     let begun = std::time::Instant::now();
-    // Both addresses share the timeout. The second address would be tried after 250 ms, so the
-    // timeout ends first.
     let options = ConnectOptions::new().timeout(timeout);
-    reactor.with(|_, cx| cx.connect_with(&[addr, addr][..], Framing::raw(), (), &options));
+    reactor.with(|_, cx| cx.connect_with(addr, Framing::raw(), (), &options));
     assert_eq!(only_failure(&mut reactor), ErrorKind::TimedOut);
     assert!(
         begun.elapsed() >= timeout,

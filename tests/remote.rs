@@ -495,20 +495,21 @@ fn remote_send_that_fails_returns_the_payload() {
 #[test]
 fn turn_runs_at_most_post_budget_posts() {
     let mut config = Config::default();
-    config.post_budget = 10;
+    config.post_budget = 7;
     let (mut reactor, remote) = tally(1, config);
     for index in 0..35 {
         // Consecutive closures of one type form a batch. The closures of two types form batches of
-        // one and of six closures. So the first three turns run several batches and end within one.
-        let posted = if index % 7 == 0 {
-            let one = index.max(1) / index.max(1);
+        // one and of four closures. So each turn runs several batches. The third turn ends between
+        // two batches, and the turns before it end within a batch.
+        let posted = if index % 5 == 0 {
+            let one = 1;
             remote.post(move |tally, _| tally.total += one).is_ok()
         } else {
             remote.post(|tally, _| tally.total += 1).is_ok()
         };
         assert!(posted, "the post queue has space");
     }
-    for expected in [10, 20, 30, 35] {
+    for expected in [7, 14, 21, 28, 35] {
         reactor.turn(None).expect("polling succeeds");
         assert_eq!(reactor.handler().total, expected);
     }

@@ -178,8 +178,9 @@ fn timer_budget_spreads_timers_over_turns() {
     });
 }
 
-/// Sets timers with `begin`, which returns the maximum number of timers that a turn may fire.
-/// Checks this maximum in each turn, until a client has received a hundred echoes.
+/// Sets timers with `begin`, which returns the maximum number of timers that a turn may fire. Runs
+/// turns until a client has received a hundred echoes. Checks that a turn reached the maximum, and
+/// that none exceeded it.
 fn assert_timers_do_not_block_frames(
     probe: Probe,
     config: Config,
@@ -199,15 +200,14 @@ fn assert_timers_do_not_block_frames(
             assert_eq!(common::round_trip(&mut client, &payload), payload);
         }
     });
+    let mut most = 0;
     while !client.is_finished() {
         reactor.handler_mut().events.clear();
         reactor
             .turn(Some(Duration::ZERO))
             .expect("polling succeeds");
-        assert!(
-            fired(&reactor) <= fired_max,
-            "a turn fired more than {fired_max} timers"
-        );
+        most = most.max(fired(&reactor));
     }
+    assert_eq!(most, fired_max, "most timers of a turn");
     client.join().expect("the client receives every echo");
 }
