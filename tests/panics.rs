@@ -33,37 +33,67 @@ fn turn_into_panic(reactor: &mut Reactor<Probe>) {
     assert_eq!(panic.downcast_ref(), Some(&"panic raised by the handler"));
 }
 
+/// A reactor with a fragile handler. A bystander connected before the handler could panic.
+struct Rig {
+    reactor: Reactor<Probe>,
+    addr: SocketAddr,
+    bystander: TcpStream,
+}
+
+impl Rig {
+    fn new(is_chosen: fn(&Event) -> bool, config: Config, framing: Framing) -> Self {
+        let (mut reactor, addr) = listening(Probe::echo(), config, framing);
+        let (bystander, _) = open(&mut reactor, addr);
+        *reactor.handler_mut() = fragile(is_chosen);
+        Self {
+            reactor,
+            addr,
+            bystander,
+        }
+    }
+
+    /// Waits until the connection of the panicking callback is closed with `HandlerPanicked`. Then
+    /// checks that the reactor works, and that no other connection was closed.
+    fn assert_panic_closed_only_its_connection(mut self) {
+        drive(&mut self.reactor, |reactor| {
+            !reactor.handler().closes().is_empty()
+        });
+        self.assert_bystander_gets_its_echo();
+        let closes = self.reactor.handler().closes();
+        let reasons: Vec<_> = closes.iter().map(|(_, closed)| &closed.reason).collect();
+        assert!(
+            matches!(reasons[..], [CloseReason::HandlerPanicked]),
+            "{reasons:?}"
+        );
+        drop(self.bystander);
+        assert_still_works(self.reactor, self.addr);
+    }
+
+    fn assert_bystander_gets_its_echo(&mut self) {
+        let before = self.reactor.stats().frames_out;
+        let sent = self.bystander.write_all(&frame("u32", b"still"));
+        sent.expect("the server reads");
+        drive(&mut self.reactor, |it| it.stats().frames_out > before);
+        common::settle(&mut self.reactor);
+        assert_eq!(common::read_u32_frame(&mut self.bystander), b"still");
+    }
+}
+
 fn assert_panic_closes_only_its_connection(is_chosen: fn(&Event) -> bool) {
-    let (mut reactor, addr, client) = panicked(is_chosen);
-    assert_panic_is_reported(&mut reactor);
-    assert_still_works(reactor, addr);
-    drop(client);
+    let (rig, _client) = panicked(is_chosen);
+    rig.assert_panic_closed_only_its_connection();
 }
 
 /// Returns a reactor whose handler panicked while a client sent two frames and a FIN.
-fn panicked(is_chosen: fn(&Event) -> bool) -> (Reactor<Probe>, SocketAddr, TcpStream) {
-    let (mut reactor, addr) =
-        listening(fragile(is_chosen), Config::default(), Framing::length_u32());
-    let mut client = common::client(addr);
+fn panicked(is_chosen: fn(&Event) -> bool) -> (Rig, TcpStream) {
+    let mut rig = Rig::new(is_chosen, Config::default(), Framing::length_u32());
+    let mut client = common::client(rig.addr);
     client
         .write_all(&[frame("u32", b"one"), frame("u32", b"two")].concat())
         .expect("the write succeeds");
-    client
-        .shutdown(std::net::Shutdown::Write)
-        .expect("the connection is open");
-    turn_into_panic(&mut reactor);
-    (reactor, addr, client)
-}
-
-/// Waits until the connection of the panicking callback is closed with `HandlerPanicked`.
-fn assert_panic_is_reported(reactor: &mut Reactor<Probe>) {
-    drive(reactor, |reactor| !reactor.handler().closes().is_empty());
-    let closes = reactor.handler().closes();
-    let reasons: Vec<_> = closes.iter().map(|(_, closed)| &closed.reason).collect();
-    assert!(
-        matches!(reasons[..], [CloseReason::HandlerPanicked]),
-        "{reasons:?}"
-    );
+    common::send_fin(&client);
+    turn_into_panic(&mut rig.reactor);
+    (rig, client)
 }
 
 /// Checks that a new connection gets its echo. Then shuts the reactor down, and checks that it has
@@ -74,9 +104,7 @@ fn assert_still_works(mut reactor: Reactor<Probe>, addr: SocketAddr) {
         let echoed = common::round_trip(&mut client, b"three");
         assert_eq!(echoed, b"three");
         let mut rest = Vec::new();
-        client
-            .shutdown(std::net::Shutdown::Write)
-            .expect("the connection is open");
+        common::send_fin(&client);
         client
             .read_to_end(&mut rest)
             .expect("the server sends its FIN too");
@@ -116,9 +144,10 @@ fn panic_in_on_half_close_closes_only_its_connection() {
 
 #[test]
 fn panic_in_on_close_keeps_the_reactor_usable() {
-    let (reactor, addr, client) = panicked(|event| matches!(event, Event::Close(..)));
-    assert_still_works(reactor, addr);
-    drop(client);
+    let (mut rig, _client) = panicked(|event| matches!(event, Event::Close(..)));
+    rig.assert_bystander_gets_its_echo();
+    drop(rig.bystander);
+    assert_still_works(rig.reactor, rig.addr);
 }
 
 #[test]
@@ -126,43 +155,41 @@ fn panic_in_on_drained_closes_only_its_connection() {
     let mut config = Config::default();
     (config.write_high_bytes, config.write_low_bytes) = (4, 2);
     let chosen = |event: &Event| matches!(event, Event::Drained(_));
-    let (mut reactor, addr) = listening(fragile(chosen), config, Framing::length_u32());
-    let mut client = common::client(addr);
+    let mut rig = Rig::new(chosen, config, Framing::length_u32());
+    let mut client = common::client(rig.addr);
     client
         .write_all(&frame("u32", b"one"))
         .expect("the write succeeds");
-    turn_into_panic(&mut reactor);
-    assert_panic_is_reported(&mut reactor);
-    assert_still_works(reactor, addr);
+    turn_into_panic(&mut rig.reactor);
+    rig.assert_panic_closed_only_its_connection();
 }
 
 #[test]
 fn panic_in_on_skipped_closes_only_its_connection() {
     let framing = Framing::length_u32().frame_len_max(10).skip_too_long();
     let chosen = |event: &Event| matches!(event, Event::Skipped(..));
-    let (mut reactor, addr) = listening(fragile(chosen), Config::default(), framing);
-    let mut client = common::client(addr);
+    let mut rig = Rig::new(chosen, Config::default(), framing);
+    let mut client = common::client(rig.addr);
     client
         .write_all(&frame("u32", &[7; 11]))
         .expect("the write succeeds");
-    turn_into_panic(&mut reactor);
-    assert_panic_is_reported(&mut reactor);
-    assert_still_works(reactor, addr);
+    turn_into_panic(&mut rig.reactor);
+    rig.assert_panic_closed_only_its_connection();
 }
 
 #[test]
 fn panic_in_on_hangup_closes_only_its_connection() {
     let chosen = |event: &Event| matches!(event, Event::Hangup(..));
-    let (mut reactor, addr) = listening(fragile(chosen), Config::default(), Framing::length_u32());
-    let (mut client, conn) = open(&mut reactor, addr);
+    let mut rig = Rig::new(chosen, Config::default(), Framing::length_u32());
+    let reactor = &mut rig.reactor;
+    let (mut client, conn) = open(reactor, rig.addr);
     reactor
         .with(|_, cx| cx.pause(conn))
         .expect("the connection is open");
-    deposit(&mut reactor, &mut client, conn, b"unread");
+    deposit(reactor, &mut client, conn, b"unread");
     common::reset(client);
-    turn_into_panic(&mut reactor);
-    assert_panic_is_reported(&mut reactor);
-    assert_still_works(reactor, addr);
+    turn_into_panic(reactor);
+    rig.assert_panic_closed_only_its_connection();
 }
 
 #[test]
@@ -172,8 +199,8 @@ fn panic_on_a_connected_or_adopted_stream_closes_it() {
             Origin::Connected => |event| matches!(event, Event::Open(_, Origin::Connected)),
             _ => |event| matches!(event, Event::Open(_, Origin::Adopted)),
         };
-        let (mut reactor, addr) =
-            listening(fragile(chosen), Config::default(), Framing::length_u32());
+        let mut rig = Rig::new(chosen, Config::default(), Framing::length_u32());
+        let reactor = &mut rig.reactor;
         let peer = TcpListener::bind("127.0.0.1:0").expect("a free port is available");
         let peer_addr = peer.local_addr().expect("the socket is bound");
         if origin == Origin::Connected {
@@ -183,9 +210,8 @@ fn panic_on_a_connected_or_adopted_stream_closes_it() {
                 TcpStream::connect(peer_addr).expect("the listener accepts the connection");
             reactor.with(|_, cx| cx.adopt_stream(stream, Framing::length_u32(), ()));
         }
-        turn_into_panic(&mut reactor);
-        assert_panic_is_reported(&mut reactor);
-        assert_still_works(reactor, addr);
+        turn_into_panic(reactor);
+        rig.assert_panic_closed_only_its_connection();
     }
 }
 
