@@ -165,7 +165,7 @@ pub fn tls_client(addr: SocketAddr, config: Arc<ClientConfig>) -> TlsStream {
 }
 
 /// Completes the handshake of a blocking client.
-pub fn shake(client: &mut TlsStream) {
+pub fn complete_handshake(client: &mut TlsStream) {
     while client.conn.is_handshaking() {
         client
             .conn

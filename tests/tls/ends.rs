@@ -5,8 +5,8 @@ use std::net::Shutdown;
 use std::sync::Arc;
 
 use super::common::tls::{
-    TlsStream, VERSIONS, client_config, client_config_with, end, server_config, server_config_with,
-    shake, tls_client,
+    TlsStream, VERSIONS, client_config, client_config_with, complete_handshake, end, server_config,
+    server_config_with, tls_client,
 };
 use super::common::{Event, Probe, drive};
 use super::{opened, pair, tls_connect, tls_listening};
@@ -18,7 +18,7 @@ fn served(probe: Probe) -> (Reactor<Probe>, TlsStream) {
         tls_listening(probe, Config::default(), Framing::line(), server_config());
     let client = std::thread::spawn(move || {
         let mut client = tls_client(addr, client_config());
-        shake(&mut client);
+        complete_handshake(&mut client);
         client
     });
     drive(&mut reactor, |reactor| {

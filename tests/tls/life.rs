@@ -31,7 +31,7 @@ fn accept(reactor: &mut Reactor<Probe>, addr: std::net::SocketAddr) -> (ConnId, 
     let before = opened(reactor).len();
     let client = std::thread::spawn(move || {
         let mut client = tls_client(addr, client_config());
-        common::tls::shake(&mut client);
+        common::tls::complete_handshake(&mut client);
         client
     });
     drive(reactor, |reactor| {

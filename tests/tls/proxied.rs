@@ -4,8 +4,11 @@ use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::thread;
 
-use super::common::tls::{client_config, end, server_config, server_name, shake, tls_client};
-use super::common::{Event, Probe, drive};
+use super::common::tls::{
+    client_config, complete_handshake, end, server_config, server_name, tls_client,
+};
+use super::common::{Probe, drive};
+use super::opened;
 use unstick::{
     Addr, Config, ConnId, ConnectOptions, Framing, ListenOptions, ProxyHeader, ProxyProtocol,
     Reactor,
@@ -35,16 +38,6 @@ fn server() -> (Reactor<Probe>, SocketAddr) {
     (reactor, addr)
 }
 
-/// Returns the connections that have opened.
-fn opened(reactor: &Reactor<Probe>) -> Vec<ConnId> {
-    let events = reactor.handler().events.iter();
-    let conns = events.filter_map(|event| match event {
-        Event::Open(conn, _) => Some(*conn),
-        _ => None,
-    });
-    conns.collect()
-}
-
 fn assert_proxied(reactor: &mut Reactor<Probe>, conn: ConnId) {
     let source = reactor.with(|_, cx| cx.proxied(conn).and_then(ProxyHeader::source).cloned());
     assert_eq!(source, Some(Addr::from(client())));
@@ -67,7 +60,7 @@ fn tls_handshake_follows_a_proxy_header_at_every_cut() {
                 .sock
                 .write_all(&bytes[cut..])
                 .expect("the server reads");
-            shake(&mut client);
+            complete_handshake(&mut client);
             client.write_all(b"hello\n").expect("the server reads");
             let mut echo = [0; 6];
             client.read_exact(&mut echo).expect("the server echoes");

@@ -2,8 +2,8 @@
 
 use std::io::{Read, Write};
 
-use super::common::tls::{client_config, server_config, shake, tls_client};
-use super::common::{Probe, drive};
+use super::common::tls::{client_config, complete_handshake, server_config, tls_client};
+use super::common::{Probe, drive, settle};
 use super::tls_listening;
 use unstick::{Config, Framing};
 
@@ -17,7 +17,7 @@ fn key_updates_of_the_peer_are_followed_and_answered() {
     );
     let client = std::thread::spawn(move || {
         let mut client = tls_client(addr, client_config());
-        shake(&mut client);
+        complete_handshake(&mut client);
         for round in 0..20 {
             client
                 .conn
@@ -47,7 +47,7 @@ fn send_between_the_halves_of_a_key_update_is_sound() {
     );
     let client = std::thread::spawn(move || {
         let mut client = tls_client(addr, client_config());
-        shake(&mut client);
+        complete_handshake(&mut client);
         client
     });
     drive(&mut reactor, |reactor| {
@@ -64,17 +64,24 @@ fn send_between_the_halves_of_a_key_update_is_sound() {
         .conn
         .write_tls(&mut record)
         .expect("memory can be written");
-    for byte in record {
-        client.sock.write_all(&[byte]).expect("the server reads");
+    for byte in &record {
+        client.sock.write_all(&[*byte]).expect("the server reads");
         let reads = reactor.stats().reads;
         drive(&mut reactor, |reactor| reactor.stats().reads > reads);
         reactor.with(|_, cx| {
             let _ = cx.send(conn, b"tick").expect("there is space");
         });
-        drive(&mut reactor, |_| true);
+        settle(&mut reactor);
     }
     client.write_all(b"done\n").expect("the server reads");
     drive(&mut reactor, |reactor| {
         reactor.handler().frames() == [b"done"]
     });
+    settle(&mut reactor);
+    let expected = [b"tick\n".repeat(record.len()), b"done\n".to_vec()].concat();
+    let mut received = vec![0; expected.len()];
+    client
+        .read_exact(&mut received)
+        .expect("the lines are sent");
+    assert_eq!(received, expected);
 }

@@ -1,12 +1,13 @@
 //! Frames over TLS: lengths, back-pressure, and records in every position.
 
 use std::io::{Read, Write};
+use std::time::Instant;
 
 use super::common::tls::{
-    VERSIONS, client_config, client_config_with, server_config, server_config_with, shake,
-    tls_client,
+    VERSIONS, client_config, client_config_with, complete_handshake, server_config,
+    server_config_with, tls_client,
 };
-use super::common::{Event, Probe, Random, drive, frame, settle};
+use super::common::{DEADLINE, Event, Probe, Random, drive, frame, settle};
 use super::{opened, pair, tls_connect, tls_listening};
 use unstick::{Config, ConnId, Framing, Reactor};
 
@@ -151,52 +152,92 @@ fn owned_payloads_keep_their_order_over_tls() {
     assert!(reactor.handler().frames().iter().eq(&payloads));
 }
 
-/// The client does not read while it writes. Then it reads the echo of all bytes that it wrote.
+/// The client writes all its bytes in a thread, and does not read until the server stops reading.
+/// Then it reads the echo of all bytes.
 #[test]
 fn slow_tls_reader_gets_every_byte_and_bounds_the_queue() {
     let mut config = Config::default();
     config.write_high_bytes = 100_000;
     config.write_low_bytes = 10_000;
+    let (high, read_len) = (config.write_high_bytes, config.read_len_max);
     let (mut reactor, addr, _) = tls_listening(
         Probe::echo(),
         config,
         Framing::length_u32(),
         server_config(),
     );
-    let mut client = std::thread::scope(|scope| {
-        let shaken = scope.spawn(|| {
-            let mut client = tls_client(addr, client_config());
-            shake(&mut client);
-            client
-        });
-        drive(&mut reactor, |_| shaken.is_finished());
-        shaken.join().expect("the client does not panic")
-    });
-    let frames: Vec<u8> = frame("u32", &[9; 10_000]).repeat(2000);
-    let total = frames.len();
     let client = std::thread::spawn(move || {
-        let mut received = 0;
-        for chunk in frames.chunks(50 * 10_004) {
-            client.write_all(chunk).expect("the server reads");
-            let mut echo = vec![0; chunk.len()];
-            client.read_exact(&mut echo).expect("the server replies");
-            assert!(echo == chunk);
-            received += echo.len();
-        }
-        received
+        let mut client = tls_client(addr, client_config());
+        complete_handshake(&mut client);
+        client
     });
-    let mut held_max = 0;
     drive(&mut reactor, |reactor| {
-        held_max = held_max.max(reactor.stats().held_bytes);
-        client.is_finished()
+        client.is_finished() && opened(reactor).len() == 1
     });
-    assert_eq!(client.join().expect("the client does not panic"), total);
-    assert!(held_max < 2_000_000, "{held_max} bytes were held");
+    let mut client = client.join().expect("the client does not panic");
+    let conn = opened(&reactor)[0];
+
+    let frames: Vec<u8> = frame("u32", &[9; 10_000]).repeat(2000);
+    client.conn.set_buffer_limit(None);
+    let encrypted = client.conn.writer().write_all(&frames);
+    encrypted.expect("memory can be written");
+    let mut records = Vec::new();
+    while client.conn.wants_write() {
+        let written = client.conn.write_tls(&mut records);
+        written.expect("memory can be written");
+    }
+    let mut socket = client.sock.try_clone().expect("a descriptor is available");
+    let sender = std::thread::spawn(move || socket.write_all(&records));
+    let queued = |reactor: &mut Reactor<Probe>| {
+        let queued = reactor.with(|_, cx| cx.queued_bytes(conn));
+        queued.expect("the connection is open")
+    };
+    let deadline = Instant::now() + DEADLINE;
+    while queued(&mut reactor) <= high {
+        assert!(!sender.is_finished(), "the server reads without a limit");
+        assert!(Instant::now() < deadline, "the output is not blocked");
+        settle(&mut reactor);
+    }
+    let most = queued(&mut reactor);
+    assert!(most <= high + 10_004, "{most} bytes are queued");
+    let held = reactor.stats().held_bytes;
+    assert!(held <= 2 * (high + read_len), "{held} bytes are held");
+
+    let client = std::thread::spawn(move || {
+        let mut echo = vec![0; frames.len()];
+        client.read_exact(&mut echo).expect("the server replies");
+        assert!(echo == frames, "the echo differs from the frames");
+    });
+    drive(&mut reactor, |_| client.is_finished());
+    client.join().expect("the client gets its echo");
+    let sent = sender.join().expect("the sender does not panic");
+    sent.expect("the server reads");
     settle(&mut reactor);
     assert_eq!(
         reactor.handler().count(|it| matches!(it, Event::Close(..))),
         1
     );
+}
+
+#[test]
+fn idle_tls_connection_holds_no_buffer() {
+    for version in VERSIONS {
+        let framing = Framing::length_u32();
+        let tls = server_config_with("localhost", &[version]).into();
+        let (mut reactor, addr, _) =
+            tls_listening(Probe::silent(), Config::default(), framing.clone(), tls);
+        let tls = client_config_with(&[version]).into();
+        tls_connect(&mut reactor, addr, framing, tls);
+        drive(&mut reactor, |reactor| opened(reactor).len() == 2);
+        settle(&mut reactor);
+        assert_eq!(reactor.stats().held_bytes, 0, "after the handshake");
+        for conn in opened(&reactor) {
+            pass(&mut reactor, conn, &[7; 300_000]);
+            settle(&mut reactor);
+            assert_eq!(reactor.stats().held_bytes, 0, "after a long frame");
+        }
+        assert_eq!(reactor.stats().connections, 2);
+    }
 }
 
 /// The buffers of all sessions go back to the pool.
