@@ -349,7 +349,7 @@ fn postgresql_answer_to_ssl_request_is_one_byte() {
     let (answer, _) = exchange(server, postgresql_startup(), SSL_REQUEST, true);
     assert_eq!(answer, b"S");
     // A client with GSSAPI asks for its encryption first, and then for TLS.
-    let stream = [b"\0\0\0\x08\x04\xD2\x16\x30", SSL_REQUEST].concat();
+    let stream = [GSSENC_REQUEST, SSL_REQUEST].concat();
     let server = Postgres { has_tls: true };
     let (answer, reactor) = exchange(server, postgresql_startup(), &stream, true);
     assert_eq!((&answer[..], reactor.stats().frames_in), (&b"NS"[..], 2));
