@@ -135,10 +135,11 @@ fn datagram_of_a_stranger_came_after_a_unix_connect() {
 #[test]
 #[cfg(all(target_os = "linux", feature = "udp-batch"))]
 fn wildcard_socket_replied_from_another_address() {
+    use common::udp::available;
     use std::collections::HashSet;
     use std::net::IpAddr;
 
-    for addr in ["0.0.0.0:0", "[::]:0"] {
+    for addr in available(&["0.0.0.0:0", "[::]:0"]) {
         let (mut reactor, _, port) = bound(addr);
         let client = peer_at("127.0.0.1:0");
         let asked: HashSet<IpAddr> = (2..=254).map(|last| [127, 0, 0, last].into()).collect();

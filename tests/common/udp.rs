@@ -18,6 +18,24 @@ pub fn peer() -> UdpSocket {
     peer_at("127.0.0.1:0")
 }
 
+/// Returns true if the loopback interface has an IPv6 address; prints a message if not.
+pub fn has_ipv6() -> bool {
+    let bound = UdpSocket::bind("[::1]:0");
+    if let Err(error) = &bound {
+        println!("skipped: the IPv6 loopback address is not available ({error})");
+    }
+    bound.is_ok()
+}
+
+/// Returns the addresses whose family is available on the loopback interface.
+pub fn available<'a>(addrs: &[&'a str]) -> Vec<&'a str> {
+    let has_ipv6 = has_ipv6();
+    let addrs = addrs.iter().copied();
+    addrs
+        .filter(|addr| has_ipv6 || !addr.starts_with('['))
+        .collect()
+}
+
 /// Returns the local address of a socket.
 pub fn addr_of(socket: &UdpSocket) -> SocketAddr {
     socket.local_addr().expect("the socket is bound")
