@@ -375,10 +375,17 @@ fn server_survives_testssl() {
     let record = rig.take();
     println!("{output}\n{} connections", record.reasons.len());
     assert!(output.contains("TLS 1.3"), "{output}");
-    assert!(
-        !output.contains("(NOT ok)") || output.contains("self signed"),
-        "{output}"
-    );
+    // The certificate authority of this test is unknown, and revokes nothing.
+    let is_expected = |line: &str| {
+        let of_authority = ["Chain of trust", "neither CRL nor OCSP URI provided"];
+        of_authority.iter().any(|text| line.contains(text))
+    };
+    let is_fault = |line: &str| line.contains("NOT ok") || line.contains("VULNERABLE");
+    let lines = output.lines();
+    let faults: Vec<_> = lines
+        .filter(|line| is_fault(line) && !is_expected(line))
+        .collect();
+    assert_eq!(faults, [""; 0]);
     // The server still accepts and echoes.
     if is_installed("openssl") {
         let mut command = call(&rig, addr, TlsVersion::Tls13, "localhost").openssl();

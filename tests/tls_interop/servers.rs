@@ -3,13 +3,14 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command};
 use std::sync::Arc;
+use std::time::Instant;
 
 use rustls::pki_types::ServerName;
 use rustls::{SupportedProtocolVersion, version};
 use unstick::{ConnectOptions, Framing};
 
 use super::common::tls::{Authority, client_config_with};
-use super::{Rig, is_installed, start};
+use super::{PEER_LIMIT, Rig, is_installed, start};
 
 /// The server of OpenSSL; killed on drop.
 struct OpensslServer {
@@ -57,8 +58,10 @@ fn connect(
     let framing = Framing::line();
     rig.reactor
         .with(|_, cx| cx.connect_with(addr, framing, (), &options));
+    let deadline = Instant::now() + PEER_LIMIT;
     while rig.reactor.handler().reasons.is_empty() {
         rig.turn();
+        assert!(Instant::now() < deadline, "the connection was not closed");
     }
 }
 
