@@ -24,7 +24,7 @@ import urllib.request
 from page import block
 
 CONNECTIONS = 200
-FRAMES = 500
+FRAMES = 800
 
 
 class Server:

@@ -119,6 +119,8 @@ const ONE_BY_ONE: Mode = Mode {
     direct: false,
 };
 
+const MODES: [Mode; 2] = [AT_ONCE, ONE_BY_ONE];
+
 /// Sink that collects frames. It stops the delivery at the end of a budget or of a section.
 struct Collect {
     framing: Framing,
@@ -295,36 +297,71 @@ fn deliver(
     }
 }
 
-/// Delivers `stream`, and compares the outcome with `expected`. Raw frames are joined first,
-/// because their ends depend on the cuts.
-fn check(
-    plan: &[Section],
-    stream: &[u8],
-    expected: &Outcome,
-    mode: Mode,
-    sink: &mut Collect,
-    (describe_cuts, read_len): (impl Fn() -> String, impl FnMut(usize) -> usize),
-) {
-    let mut outcome = deliver(plan, stream, mode, sink, read_len);
-    if plan.last().is_some_and(|section| section.name == "raw") {
-        let framed: usize = plan[..plan.len() - 1]
-            .iter()
-            .map(|section| section.frames)
-            .sum();
-        let raw = outcome.frames.split_off(framed.min(outcome.frames.len()));
-        outcome
-            .frames
-            .extend((!raw.is_empty()).then(|| raw.concat()));
+/// A stream, and the outcome that it must have for every cut.
+struct Case<'a> {
+    plan: &'a [Section],
+    stream: &'a [u8],
+    expected: Outcome,
+}
+
+impl<'a> Case<'a> {
+    /// Returns a case that expects the outcome of the naive decoder.
+    fn new(plan: &'a [Section], stream: &'a [u8]) -> Self {
+        Self {
+            plan,
+            stream,
+            expected: naive::decode(plan, stream),
+        }
     }
-    assert!(
-        outcome == *expected,
-        "{}, {mode:?}, {}: {outcome:?} instead of {expected:?}",
-        plan.iter()
-            .map(|section| section.name)
-            .collect::<Vec<_>>()
-            .join(" then "),
-        describe_cuts(),
-    );
+
+    /// Checks every split of a stream of at most 16 bytes.
+    fn check_every_split(&self, sink: &mut Collect) {
+        assert!(self.stream.len() <= 16);
+        for split in 0..1_u32 << (self.stream.len() - 1) {
+            // If bit `i` of `split` is set, a read ends after byte `i`.
+            let read_len = |at: usize| 1 + (split >> at).trailing_zeros() as usize;
+            let describe_cuts = || format!("{:?} split by {split:#b}", self.stream);
+            for mode in MODES {
+                self.check(mode, sink, describe_cuts, read_len);
+            }
+        }
+    }
+
+    /// Delivers the stream, and compares the outcome with the expected one. Raw frames are joined
+    /// first, because their ends depend on the cuts.
+    fn check(
+        &self,
+        mode: Mode,
+        sink: &mut Collect,
+        describe_cuts: impl Fn() -> String,
+        read_len: impl FnMut(usize) -> usize,
+    ) {
+        let Self {
+            plan,
+            stream,
+            expected,
+        } = self;
+        let mut outcome = deliver(plan, stream, mode, sink, read_len);
+        if plan.last().is_some_and(|section| section.name == "raw") {
+            let framed: usize = plan[..plan.len() - 1]
+                .iter()
+                .map(|section| section.frames)
+                .sum();
+            let raw = outcome.frames.split_off(framed.min(outcome.frames.len()));
+            outcome
+                .frames
+                .extend((!raw.is_empty()).then(|| raw.concat()));
+        }
+        assert!(
+            outcome == *expected,
+            "{}, {mode:?}, {}: {outcome:?} instead of {expected:?}",
+            plan.iter()
+                .map(|section| section.name)
+                .collect::<Vec<_>>()
+                .join(" then "),
+            describe_cuts(),
+        );
+    }
 }
 
 /// One read brings the end of a frame and the start of the next frame. The next frame must have the

@@ -78,23 +78,12 @@ fn every_split_skips_exactly_the_frames_that_are_too_long() {
             if stream.len() > 16 || (name, limit) == ("digits", 0) {
                 continue;
             }
-            let plan = skipping(name, limit);
-            let expected = expected(name, limit, &stream);
-            for split in 0..1_u32 << (stream.len() - 1) {
-                // If bit `i` of `split` is set, a read ends after byte `i`.
-                let read_len = |at: usize| 1 + (split >> at).trailing_zeros() as usize;
-                let describe_cuts = || format!("{stream:?} split by {split:#b}");
-                for mode in [AT_ONCE, ONE_BY_ONE] {
-                    check(
-                        &plan,
-                        &stream,
-                        &expected,
-                        mode,
-                        &mut sink,
-                        (describe_cuts, read_len),
-                    );
-                }
-            }
+            let case = Case {
+                plan: &skipping(name, limit),
+                stream: &stream,
+                expected: expected(name, limit, &stream),
+            };
+            case.check_every_split(&mut sink);
         }
     }
 }
@@ -116,7 +105,11 @@ fn random_cuts_skip_exactly_the_frames_that_are_too_long() {
                 }
                 stream.extend(encode(name, &payload));
             }
-            let (plan, expected) = (skipping(name, limit), expected(name, limit, &stream));
+            let case = Case {
+                plan: &skipping(name, limit),
+                stream: &stream,
+                expected: expected(name, limit, &stream),
+            };
             for read_len_max in [3, 1460, 65_536, 1 << 20] {
                 if len_max.div_ceil(10_000) > read_len_max {
                     continue;
@@ -127,14 +120,7 @@ fn random_cuts_skip_exactly_the_frames_that_are_too_long() {
                 };
                 let read_len = |_| 1 + random.below(read_len_max);
                 let describe_cuts = || format!("seed {seed}, reads of up to {read_len_max}");
-                check(
-                    &plan,
-                    &stream,
-                    &expected,
-                    mode,
-                    &mut sink,
-                    (describe_cuts, read_len),
-                );
+                case.check(mode, &mut sink, describe_cuts, read_len);
             }
         }
     }

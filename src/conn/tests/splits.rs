@@ -6,8 +6,6 @@ use super::*;
 /// Maximum length of a frame in the short streams of this file.
 const LIMIT: usize = 200;
 
-const MODES: [Mode; 2] = [AT_ONCE, ONE_BY_ONE];
-
 for_every_framing!(every_split_of_a_short_stream_gives_the_same_frames);
 for_every_framing!(every_one_and_two_cuts_of_a_long_stream_give_the_same_frames);
 for_every_framing!(a_short_read_before_a_long_one_gives_the_same_frames);
@@ -19,24 +17,8 @@ for_every_framing!(frame_received_byte_by_byte_is_one_frame);
 fn every_split_of_a_short_stream_gives_the_same_frames(name: &'static str) {
     let mut sink = Collect::new();
     for (limit, stream) in short_streams(name) {
-        assert!(stream.len() <= 16);
         let plan = Section::all(name, limit);
-        let expected = naive::decode(&plan, &stream);
-        for split in 0..1_u32 << (stream.len() - 1) {
-            // If bit `i` of `split` is set, a read ends after byte `i`.
-            let read_len = |at: usize| 1 + (split >> at).trailing_zeros() as usize;
-            let describe_cuts = || format!("{stream:?} split by {split:#b}");
-            for mode in MODES {
-                check(
-                    &plan,
-                    &stream,
-                    &expected,
-                    mode,
-                    &mut sink,
-                    (describe_cuts, read_len),
-                );
-            }
-        }
+        Case::new(&plan, &stream).check_every_split(&mut sink);
     }
 }
 
@@ -208,31 +190,17 @@ fn every_one_and_two_cuts_of_a_long_stream_give_the_same_frames(name: &'static s
     let plan = Section::all(name, 1 << 20);
     let mut stream = random_stream(name, 80, 30, &mut random);
     stream.extend(&encode(name, &payload(3))[..2]);
-    let expected = naive::decode(&plan, &stream);
+    let case = Case::new(&plan, &stream);
     let budgets = [usize::MAX, 1, 3];
     let modes = budgets.map(|budget| Mode { budget, ..AT_ONCE });
     for mode in modes {
         let bytewise = |_| 1;
         let describe_cuts = || "byte by byte".to_owned();
-        check(
-            &plan,
-            &stream,
-            &expected,
-            mode,
-            &mut sink,
-            (describe_cuts, bytewise),
-        );
+        case.check(mode, &mut sink, describe_cuts, bytewise);
         for_every_two_cuts(stream.len().min(100), |first, second| {
             let describe_cuts = || format!("{stream:?} cut at {first} and {second}");
             let read_len = two_cuts(first, second);
-            check(
-                &plan,
-                &stream,
-                &expected,
-                mode,
-                &mut sink,
-                (describe_cuts, read_len),
-            );
+            case.check(mode, &mut sink, describe_cuts, read_len);
         });
     }
 }
@@ -246,19 +214,12 @@ fn a_short_read_before_a_long_one_gives_the_same_frames(name: &'static str) {
     let stream = lens.map(|len| encode(name, &payload(len))).concat();
     // A stream of short frames is repeated until it is longer than 3000 bytes.
     let stream = stream.repeat(1 + 3000 / stream.len());
-    let expected = naive::decode(&plan, &stream);
+    let case = Case::new(&plan, &stream);
     for first in 1..stream.len().min(60) {
         for mode in MODES {
             let describe_cuts = || format!("cut at {first}");
             let read_len = two_cuts(first, stream.len());
-            check(
-                &plan,
-                &stream,
-                &expected,
-                mode,
-                &mut sink,
-                (describe_cuts, read_len),
-            );
+            case.check(mode, &mut sink, describe_cuts, read_len);
         }
     }
 }
@@ -276,7 +237,7 @@ fn random_cuts_give_the_same_frames(name: &'static str) {
         };
         let mut stream = random_stream(name, stream_len, payload_max, &mut random);
         stream.truncate(stream.len() - random.below(4));
-        let expected = naive::decode(&plan, &stream);
+        let case = Case::new(&plan, &stream);
         for read_len_max in [2, 64, 1460, 65_536] {
             if payload_max >= 1000 * read_len_max {
                 continue;
@@ -291,14 +252,7 @@ fn random_cuts_give_the_same_frames(name: &'static str) {
             };
             let read_len = |_| 1 + random.below(read_len_max);
             let describe_cuts = || format!("seed {seed}, reads of up to {read_len_max}");
-            check(
-                &plan,
-                &stream,
-                &expected,
-                mode,
-                &mut sink,
-                (describe_cuts, read_len),
-            );
+            case.check(mode, &mut sink, describe_cuts, read_len);
         }
     }
 }
@@ -328,19 +282,12 @@ fn reframe_between_two_frames_keeps_the_bytes_after_it(name: &'static str) {
             encode(name, b"<>d"),
         ]
         .concat();
-        let expected = naive::decode(&plan, &stream);
+        let case = Case::new(&plan, &stream);
         for_every_two_cuts(stream.len(), |first, second| {
             for mode in MODES {
                 let describe_cuts = || format!("{stream:?} cut at {first} and {second}");
                 let read_len = two_cuts(first, second);
-                check(
-                    &plan,
-                    &stream,
-                    &expected,
-                    mode,
-                    &mut sink,
-                    (describe_cuts, read_len),
-                );
+                case.check(mode, &mut sink, describe_cuts, read_len);
             }
         });
     }
@@ -453,22 +400,15 @@ fn direct_reads_of_long_frames_give_the_same_frames() {
         let plan = Section::all(name, 1 << 20);
         let lens = [3, 100_000, 0, 1 << 20, 40_000, 7, 65_536, 300_000, 2];
         let stream = lens.map(|len| encode(name, &payload(len))).concat();
-        let expected = naive::decode(&plan, &stream);
-        assert_eq!(expected.frames.len(), lens.len());
+        let case = Case::new(&plan, &stream);
+        assert_eq!(case.expected.frames.len(), lens.len());
         for read_len_max in [16_385, 20_000, 65_536, 262_144] {
             let moved = [false, true].map(|direct| {
                 sink.pool.moved_bytes = 0;
                 let mode = Mode { direct, ..AT_ONCE };
                 let describe_cuts = || format!("reads of {read_len_max}");
                 let read_len = |_| read_len_max;
-                check(
-                    &plan,
-                    &stream,
-                    &expected,
-                    mode,
-                    &mut sink,
-                    (describe_cuts, read_len),
-                );
+                case.check(mode, &mut sink, describe_cuts, read_len);
                 sink.pool.moved_bytes
             });
             assert!(
