@@ -1,6 +1,6 @@
 //! Tests of operations in callbacks: all combinations of [`Op`] and [`Callback`], and random
-//! sequences of operations. Not included are the callbacks `on_shutdown` and `on_signal`, and some
-//! operations, such as those of TLS and signals.
+//! sequences of operations. The operations are the methods of `Context`. Left out are the variants
+//! with options and `publish_metrics`.
 //!
 //! No callback can run inside another one, because the running callback borrows the handler. These
 //! tests check the consequences. Each connection opens and closes once. A closed or paused
@@ -16,17 +16,20 @@ mod matrix;
 mod ops;
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr as SocketAddrOfUnix, UnixDatagram};
+use std::os::unix::net::{SocketAddr as StdUnixAddr, UnixDatagram};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use common::{Random, client, drive, frame, listening, read_u32_frame, settle};
+use common::{Random, client, drive, frame, listening, read_u32_frame, send_fin, settle};
 use matrix::{Cast, DeliberatePanic, Matrix, Own, Three};
 use ops::{CALLBACKS, Callback, Of, Op, all_ops};
-use unstick::{Config, ConnId, Framing, Reactor, SocketId, UnixDatagramId};
+use unstick::{
+    Config, ConnId, Framing, Reactor, ShutdownPlan, Signal, SocketId, UnixAddr, UnixDatagramId,
+};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -45,6 +48,9 @@ struct Stage {
     refusing: SocketAddr,
     clients: Vec<(ConnId, TcpStream)>,
     udp: UdpSocket,
+    /// Socket with an address, to which `Op::ConnectUnix` connects.
+    unix: UnixDatagram,
+    /// Peers of the open Unix datagram sockets of `cast`.
     unixes: [UnixDatagram; 2],
 }
 
@@ -66,6 +72,8 @@ impl Stage {
             _ => framing.skip_too_long(),
         };
         let (mut reactor, later) = listening(Matrix::default(), config, framing.clone());
+        let caught = reactor.with(|_, cx| cx.catch_signal(Signal::SIGUSR1));
+        caught.expect("the signal can be caught");
         let descriptors = descriptor_count();
         let listeners = [0; 3].map(|_| {
             let listener = reactor.listen("127.0.0.1:0", framing.clone());
@@ -99,11 +107,15 @@ impl Stage {
             timers: Three::new(timers),
         };
         let udp = UdpSocket::bind("127.0.0.1:0").expect("a free port is available");
+        let name = format!("unstick-reentrancy-{}", std::process::id());
+        let unix = StdUnixAddr::from_abstract_name(&name).expect("the name is short");
+        let unix = UnixDatagram::bind_addr(&unix).expect("the name is free");
         let matrix = reactor.handler_mut();
         matrix.cast = Some(cast);
         matrix.listening = Some(listening);
         matrix.refusing = Some(refusing);
         matrix.udp_to = udp.local_addr().ok();
+        matrix.unix_to = UnixAddr::from_abstract_name(&name).ok();
         Self {
             reactor,
             cast,
@@ -113,6 +125,7 @@ impl Stage {
             refusing,
             clients: clients.into(),
             udp,
+            unix,
             unixes: unix_peers,
         }
     }
@@ -163,18 +176,17 @@ impl Stage {
                 let sent = reactor.with(|_, cx| cx.send_to(cast.udps.open[0], port_zero, b""));
                 sent.expect("the datagram queue has space");
             }
-            Callback::UnixDatagram => {
-                for payload in [b"1", b"2", b"3"] {
-                    self.unixes[0].send(payload).expect("the datagram is sent");
-                }
-            }
+            Callback::UnixDatagram => self.send_unix_datagrams(),
             Callback::UnixDatagramError => self.leave_unread_datagram(),
             Callback::UnixWritable => self.fill_and_empty_unix_queue(),
             Callback::Timer => drop(reactor.with(|_, cx| cx.set_timer(Duration::ZERO, 0))),
-            Callback::SendRefused => {
-                let sent = reactor.remote().send(cast.conns.gone, *b"1");
-                sent.expect("the remote queue has space");
+            Callback::ShutdownUnready => {
+                let plan = ShutdownPlan::new(HOUR).unready_time(HOUR);
+                reactor.with(|_, cx| cx.shutdown(plan));
             }
+            Callback::ShutdownClose => reactor.with(|matrix, cx| matrix.shut_down(cx, HOUR)),
+            Callback::Signal => raise_signal(),
+            Callback::SendRefused => self.send_to_gone(),
             Callback::Posted => {
                 let posted = reactor
                     .remote()
@@ -232,6 +244,19 @@ impl Stage {
         }
     }
 
+    /// Sends three datagrams to the first Unix socket of the reactor.
+    fn send_unix_datagrams(&self) {
+        for payload in [b"1", b"2", b"3"] {
+            self.unixes[0].send(payload).expect("the datagram is sent");
+        }
+    }
+
+    /// Sends a payload to a closed connection, from outside of the reactor.
+    fn send_to_gone(&self) {
+        let sent = self.reactor.remote().send(self.cast.conns.gone, *b"1");
+        sent.expect("the remote queue has space");
+    }
+
     /// Makes the peer of the first Unix socket connect to another socket while it has an unread
     /// datagram. Linux reports the loss of the datagram to the first socket.
     fn leave_unread_datagram(&mut self) {
@@ -241,7 +266,7 @@ impl Stage {
             .with(|_, cx| cx.send_unix_datagram(unix, None, b"1"));
         sent.expect("the receive queue of the peer has space");
         let name = format!("unstick reentrancy {}", std::process::id());
-        let other = SocketAddrOfUnix::from_abstract_name(name).expect("the name is short");
+        let other = StdUnixAddr::from_abstract_name(name).expect("the name is short");
         let _other = UnixDatagram::bind_addr(&other).expect("the name is free");
         let connected = self.unixes[0].connect_addr(&other);
         connected.expect("the other socket is bound");
@@ -282,7 +307,7 @@ impl Stage {
             resume_unwind(panic);
         }
         // Connections without a panic must still get their echoes.
-        if ops.is_empty() && at != Callback::HalfClose {
+        if ops.is_empty() && !matches!(at, Callback::HalfClose | Callback::ShutdownClose) {
             let lives = &self.reactor.handler().lives;
             let mut both = self.clients[..2].iter_mut();
             let (conn, client) = both
@@ -330,6 +355,10 @@ impl Stage {
         if !self.reactor.handler().is_shutting_down {
             self.echo_to_new_client();
             self.end_all();
+        }
+        if self.reactor.with(|_, cx| cx.is_shutting_down()) {
+            // Ends the phase `Unready` of `Callback::ShutdownUnready`.
+            self.reactor.with(|matrix, cx| matrix.shut_down(cx, HOUR));
         }
         self.close_all();
     }
@@ -379,7 +408,7 @@ impl Stage {
             descriptors,
             ..
         } = self;
-        drop((self.clients, self.udp, self.unixes));
+        drop((self.clients, self.udp, self.unix, self.unixes));
         reactor.with(|matrix, cx| {
             let sockets = std::mem::take(&mut matrix.sockets);
             let [udps, listeners] = [
@@ -401,6 +430,7 @@ impl Stage {
         });
         settle(&mut reactor);
         assert_eq!(reactor.stats().held_bytes, 0);
+        let descriptors = descriptors + 2 * usize::from(reactor.handler().has_caught_signal);
         if reactor.handler().is_shutting_down {
             assert!(reactor.is_shut_down());
             // The shutdown also closed the listener that was open before the count.
@@ -440,10 +470,11 @@ fn accepted_client(reactor: &mut Reactor<Matrix>, addr: SocketAddr) -> (ConnId, 
     (conn, client)
 }
 
-fn send_fin(client: &TcpStream) {
-    client
-        .shutdown(Shutdown::Write)
-        .expect("the connection is open");
+/// Sends `SIGUSR1` to this process.
+fn raise_signal() {
+    let pid = std::process::id().to_string();
+    let status = Command::new("kill").args(["-USR1", &pid]).status();
+    assert!(status.expect("the kill command can be started").success());
 }
 
 fn write_to_all(clients: &[(ConnId, TcpStream)], bytes: &[u8]) {

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use unstick::{
     Addr, CloseReason, Closed, ConnId, Context, Datagram, Detached, FrameError, Framing, Handler,
-    Hangup, ListenerId, Origin, Payload, Refusal, SendError, Sent, Skipped, SocketId, TimerId,
-    UdpId, UnixDatagram, UnixDatagramId,
+    Hangup, ListenOptions, ListenerId, Origin, Payload, Refusal, SendError, Sent, ShutdownPhase,
+    Signal, Skipped, SocketId, TimerId, UdpId, UnixAddr, UnixDatagram, UnixDatagramId,
 };
 
-use crate::common::frame;
+use crate::common::{frame, tls};
 use crate::ops::{Callback, Kind, Of, Op};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -79,6 +79,10 @@ impl Targets {
         self.cast.conns.pick(of, self.own.conn)
     }
 
+    fn listener(&self, of: Of) -> ListenerId {
+        self.cast.listeners.pick(of, self.own.listener)
+    }
+
     fn udp(&self, of: Of) -> UdpId {
         self.cast.udps.pick(of, self.own.udp)
     }
@@ -94,7 +98,7 @@ impl Targets {
     fn socket(&self, kind: Kind, of: Of) -> SocketId {
         match kind {
             Kind::Conn => self.conn(of).into(),
-            Kind::Listener => self.cast.listeners.pick(of, self.own.listener).into(),
+            Kind::Listener => self.listener(of).into(),
             Kind::Udp => self.udp(of).into(),
             Kind::Unix => self.unix(of).into(),
         }
@@ -113,6 +117,8 @@ pub(crate) struct Life {
     pub(crate) is_ended: bool,
     pub(crate) is_paused: bool,
     pub(crate) is_raw: bool,
+    /// True if TLS was started. The peer does not use TLS, so the handshake fails.
+    is_tls: bool,
     /// Bytes that `send` accepted.
     pub(crate) accepted: Vec<u8>,
     /// Bytes that the peer has read; a prefix of `accepted`.
@@ -140,7 +146,10 @@ pub(crate) struct Matrix {
     pub(crate) listening: Option<SocketAddr>,
     pub(crate) refusing: Option<SocketAddr>,
     pub(crate) udp_to: Option<SocketAddr>,
+    pub(crate) unix_to: Option<UnixAddr>,
     pub(crate) is_shutting_down: bool,
+    /// True if [`Op::CatchSignal`] ran. The reactor then keeps a pair of sockets until its end.
+    pub(crate) has_caught_signal: bool,
 }
 
 type Cx<'a> = Context<'a, Matrix>;
@@ -186,6 +195,8 @@ impl Matrix {
             | Op::SetLimits(_)
             | Op::HalfClose(_)
             | Op::Reframe(_)
+            | Op::StartTlsServer(_)
+            | Op::StartTlsClient(_)
             | Op::Peek(..)
             | Op::Session(_)
             | Op::Abort(_)
@@ -196,7 +207,10 @@ impl Matrix {
             | Op::Record(..)
             | Op::StopRecording(..)
             | Op::Inspect(..)
-            | Op::ConnectUdp(_) => self.apply_socket(cx, op, targets),
+            | Op::SetListenerTls(_)
+            | Op::ConnectUdp(_)
+            | Op::DetachUdp(_)
+            | Op::ConnectUnix(_) => self.apply_socket(cx, op, targets),
             Op::ResetTimer(_) | Op::CancelTimer(_) | Op::SetTimer | Op::SetInterval => {
                 self.apply_timer(cx, op, targets)
             }
@@ -204,6 +218,7 @@ impl Matrix {
             | Op::ConnectRefused
             | Op::ConnectAndAbort
             | Op::Listen
+            | Op::ListenAll
             | Op::BindUdp
             | Op::BindUnix
             | Op::AdoptStream
@@ -214,16 +229,23 @@ impl Matrix {
             Op::RecordAll => cx.record_all(),
             Op::StopRecordingAll => cx.stop_recording_all(),
             Op::TakeRecording => drop(cx.take_recording()),
-            Op::Stop => cx.stop(),
-            Op::Shutdown(deadline) => {
-                cx.shutdown(deadline);
-                assert!(cx.is_shutting_down());
-                self.is_shutting_down = true;
-                self.lives
-                    .values_mut()
-                    .for_each(|life| life.is_ended = true);
+            Op::CatchSignal => {
+                let caught = cx.catch_signal(Signal::SIGUSR2);
+                caught.expect("the signal can be caught");
+                self.has_caught_signal = true;
             }
+            Op::Stop => cx.stop(),
+            Op::Shutdown(deadline) => self.shut_down(cx, deadline),
         }
+    }
+
+    pub(crate) fn shut_down(&mut self, cx: &mut Cx<'_>, deadline: Duration) {
+        cx.shutdown(deadline);
+        assert!(cx.is_shutting_down());
+        self.is_shutting_down = true;
+        self.lives
+            .values_mut()
+            .for_each(|life| life.is_ended = true);
     }
 
     /// Sends to a connection, to all connections or on a datagram socket.
@@ -305,6 +327,17 @@ impl Matrix {
                 assert_fails_if_closed(of, reframed);
                 self.life(targets.conn(of)).is_raw = true;
             }
+            Op::StartTlsServer(of) => {
+                let started = cx.start_tls_server(targets.conn(of), tls::server_config());
+                self.life(targets.conn(of)).is_tls |= started.is_ok();
+                assert_fails_if_closed(of, started);
+            }
+            Op::StartTlsClient(of) => {
+                let (config, name) = (tls::client_config(), tls::server_name());
+                let started = cx.start_tls_client(targets.conn(of), config, name);
+                self.life(targets.conn(of)).is_tls |= started.is_ok();
+                assert_fails_if_closed(of, started);
+            }
             Op::Peek(of, len_min) => assert_fails_if_closed(of, cx.peek(targets.conn(of), len_min)),
             Op::Session(of) => {
                 let is_there = cx.session(targets.conn(of)).is_some();
@@ -357,10 +390,28 @@ impl Matrix {
             Op::Inspect(kind, of) => {
                 assert_fails_if_closed(of, cx.local_addr(targets.socket(kind, of)));
                 assert_fails_if_closed(of, cx.socket_options(targets.socket(kind, of)).map(drop));
+                if kind == Kind::Conn {
+                    let conn = targets.conn(of);
+                    assert_fails_if_closed(of, cx.peer_addr(conn));
+                    assert_fails_if_closed(of, cx.queued_bytes(conn));
+                    assert_fails_if_closed(of, cx.undecoded_bytes(conn));
+                    assert_fails_if_closed(of, cx.conn_stats(conn));
+                    assert_fails_if_closed(of, cx.segments(conn));
+                    assert!(cx.tls(conn).is_none() && cx.proxied(conn).is_none());
+                }
+            }
+            Op::SetListenerTls(of) => {
+                let listener = targets.listener(of);
+                assert_fails_if_closed(of, cx.set_listener_tls(listener, tls::server_config()));
             }
             Op::ConnectUdp(of) => {
                 let to = self.udp_to.expect("the peer address is set up");
                 assert_fails_if_closed(of, cx.connect_udp(targets.udp(of), to));
+            }
+            Op::DetachUdp(of) => assert_fails_if_closed(of, cx.detach_udp(targets.udp(of))),
+            Op::ConnectUnix(of) => {
+                let to = self.unix_to.as_ref().expect("the peer address is set up");
+                assert_fails_if_closed(of, cx.connect_unix_datagram(targets.unix(of), to));
             }
             other => panic!("{other:?} is not a socket operation"),
         }
@@ -400,6 +451,11 @@ impl Matrix {
             Op::Listen => {
                 let listener = cx.listen("127.0.0.1:0", Framing::raw());
                 self.opened(listener.map(SocketId::from));
+            }
+            Op::ListenAll => {
+                let options = ListenOptions::new();
+                let listeners = cx.listen_all("127.0.0.1:0", Framing::raw(), &options);
+                self.opened(listeners.map(|ids| SocketId::from(ids[0])));
             }
             Op::BindUdp => {
                 let udp = cx.bind_udp("127.0.0.1:0");
@@ -518,7 +574,7 @@ impl Life {
     pub(crate) fn received(&mut self, bytes: &[u8]) {
         self.received.extend(bytes);
         assert!(
-            self.accepted.starts_with(&self.received),
+            self.is_tls || self.accepted.starts_with(&self.received),
             "the peer received bytes that were not accepted in this order"
         );
     }
@@ -675,6 +731,18 @@ impl Handler for Matrix {
             ..Own::default()
         };
         self.entered(cx, Callback::Timer, own);
+    }
+
+    fn on_shutdown(&mut self, cx: &mut Cx<'_>, phase: ShutdownPhase) {
+        let at = match phase {
+            ShutdownPhase::Unready => Callback::ShutdownUnready,
+            _ => Callback::ShutdownClose,
+        };
+        self.entered(cx, at, Own::default());
+    }
+
+    fn on_signal(&mut self, cx: &mut Cx<'_>, _: Signal) {
+        self.entered(cx, Callback::Signal, Own::default());
     }
 
     fn on_send_refused(&mut self, cx: &mut Cx<'_>, _: ConnId, _: Vec<u8>, _: SendError) {

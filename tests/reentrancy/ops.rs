@@ -39,6 +39,8 @@ pub(crate) enum Op {
     SetLimits(Of),
     HalfClose(Of),
     Reframe(Of),
+    StartTlsServer(Of),
+    StartTlsClient(Of),
     Peek(Of, usize),
     Session(Of),
     Pause(Kind, Of),
@@ -49,10 +51,13 @@ pub(crate) enum Op {
     Inspect(Kind, Of),
     Abort(Of),
     Detach(Of),
+    SetListenerTls(Of),
     SendTo(Of),
     SendDatagram(Of),
     ConnectUdp(Of),
+    DetachUdp(Of),
     SendUnix(Of),
+    ConnectUnix(Of),
     ResetTimer(Of),
     CancelTimer(Of),
     Broadcast(usize),
@@ -60,6 +65,7 @@ pub(crate) enum Op {
     ConnectRefused,
     ConnectAndAbort,
     Listen,
+    ListenAll,
     BindUdp,
     BindUnix,
     AdoptStream,
@@ -72,6 +78,7 @@ pub(crate) enum Op {
     RecordAll,
     StopRecordingAll,
     TakeRecording,
+    CatchSignal,
     Stop,
     Shutdown(Duration),
 }
@@ -84,6 +91,7 @@ pub(crate) fn all_ops() -> Vec<Op> {
         Op::ConnectRefused,
         Op::ConnectAndAbort,
         Op::Listen,
+        Op::ListenAll,
         Op::BindUdp,
         Op::BindUnix,
         Op::AdoptStream,
@@ -96,6 +104,7 @@ pub(crate) fn all_ops() -> Vec<Op> {
         Op::RecordAll,
         Op::StopRecordingAll,
         Op::TakeRecording,
+        Op::CatchSignal,
         Op::Stop,
         Op::Shutdown(HOUR),
         Op::Shutdown(Duration::ZERO),
@@ -106,9 +115,11 @@ pub(crate) fn all_ops() -> Vec<Op> {
         ops.extend([Op::SendUnframed(of), Op::Peek(of, 0), Op::Peek(of, 7)]);
         ops.extend([0, 2, u64::MAX].map(|frames| Op::Grant(of, frames)));
         ops.extend([Op::Reframe(of), Op::Session(of), Op::Abort(of)]);
-        ops.push(Op::Detach(of));
+        ops.extend([Op::Detach(of), Op::DetachUdp(of), Op::SetListenerTls(of)]);
+        ops.extend([Op::StartTlsServer(of), Op::StartTlsClient(of)]);
         ops.extend([Op::SendTo(of), Op::SendDatagram(of), Op::ConnectUdp(of)]);
-        ops.extend([Op::SendUnix(of), Op::ResetTimer(of), Op::CancelTimer(of)]);
+        ops.extend([Op::SendUnix(of), Op::ConnectUnix(of)]);
+        ops.extend([Op::ResetTimer(of), Op::CancelTimer(of)]);
         for kind in KINDS {
             ops.extend([Op::Pause(kind, of), Op::Resume(kind, of)]);
             ops.extend([Op::Close(kind, of), Op::Inspect(kind, of)]);
@@ -142,13 +153,18 @@ pub(crate) enum Callback {
     UnixDatagramError,
     UnixWritable,
     Timer,
+    /// `on_shutdown` at the start of the phase `Unready`.
+    ShutdownUnready,
+    /// `on_shutdown` at the start of the phase `Close`.
+    ShutdownClose,
+    Signal,
     SendRefused,
     Posted,
     /// No callback: the operations run in [`Reactor::with`].
     Outside,
 }
 
-pub(crate) const CALLBACKS: [Callback; 23] = [
+pub(crate) const CALLBACKS: [Callback; 26] = [
     Callback::OpenAccepted,
     Callback::OpenConnected,
     Callback::OpenAdopted,
@@ -169,6 +185,9 @@ pub(crate) const CALLBACKS: [Callback; 23] = [
     Callback::UnixDatagramError,
     Callback::UnixWritable,
     Callback::Timer,
+    Callback::ShutdownUnready,
+    Callback::ShutdownClose,
+    Callback::Signal,
     Callback::SendRefused,
     Callback::Posted,
     Callback::Outside,
