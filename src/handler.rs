@@ -395,7 +395,34 @@ pub trait Handler: Sized {
     /// A phase of length zero is not reported, except for
     /// [`Close`](ShutdownPhase::Close), the last one. In the phase
     /// [`Drain`](ShutdownPhase::Drain), a handler can ask its clients to leave, or close idle
-    /// connections. The default does nothing.
+    /// connections.
+    ///
+    /// [`Close`](ShutdownPhase::Close) is reported before the connections and sockets are closed,
+    /// except for the listeners. So a handler can say goodbye: a message sent or
+    /// [broadcast](Context::broadcast) in this callback is queued, and leaves before the
+    /// connection ends its side. All is closed when the callback returns or panics. The default
+    /// does nothing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::collections::BTreeSet;
+    /// use unstick::{ConnId, Context, Handler, ShutdownPhase};
+    ///
+    /// struct Chat {
+    ///     members: BTreeSet<ConnId>,
+    /// }
+    ///
+    /// impl Handler for Chat {
+    ///     type Session = ();
+    ///
+    ///     fn on_shutdown(&mut self, cx: &mut Context<'_, Self>, phase: ShutdownPhase) {
+    ///         if phase == ShutdownPhase::Close {
+    ///             cx.broadcast(&self.members, "* the server is shutting down");
+    ///         }
+    ///     }
+    /// }
+    /// ```
     fn on_shutdown(&mut self, cx: &mut Context<'_, Self>, phase: ShutdownPhase) {}
 
     /// Reports a signal that [`Context::catch_signal`] catches.

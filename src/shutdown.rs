@@ -17,8 +17,9 @@ pub enum ShutdownPhase {
     /// connections and datagram sockets work as before. The phase ends early if no connection and
     /// no listener is left.
     Drain,
-    /// Every connection and socket is closed. A connection first sends its queued output. No
-    /// connection or socket can be opened.
+    /// Every connection and socket is closed. A connection first sends its queued output, which
+    /// includes the messages sent in [`on_shutdown`](crate::Handler::on_shutdown). No connection or
+    /// socket can be opened.
     Close,
 }
 

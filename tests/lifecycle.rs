@@ -331,6 +331,10 @@ fn on_close_comes_once_and_last_for_every_connection() {
     resets.into_iter().for_each(reset);
     drive_to_closed(&mut reactor, 4 * EACH as u64);
     reactor.with(|_, cx| cx.shutdown(Duration::from_millis(100)));
+    // The next turn reports the phase `Close`, and then closes all connections.
+    reactor
+        .turn(Some(Duration::ZERO))
+        .expect("polling succeeds");
     ends_at_shutdown.clear();
     drive(&mut reactor, Reactor::is_shut_down);
     drop(stays);

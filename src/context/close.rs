@@ -279,9 +279,13 @@ impl<H: Handler> Context<'_, H> {
     /// needs an end by a certain time can rely on that time. To allow more time, use longer times
     /// in the first call.
     ///
-    /// From the phase [`Close`](ShutdownPhase::Close) on, no connection or socket can be opened: a
-    /// connect fails and is reported to [`on_close`](Handler::on_close). From the phase
-    /// [`Drain`](ShutdownPhase::Drain) on, no listener can be opened.
+    /// Connections stay open until `on_shutdown` has reported the phase
+    /// [`Close`](ShutdownPhase::Close), in this turn or in the next one. So the handler can send a
+    /// last message in that callback.
+    ///
+    /// From the phase `Close` on, no connection or socket can be opened: a connect fails and is
+    /// reported to [`on_close`](Handler::on_close). From the phase [`Drain`](ShutdownPhase::Drain)
+    /// on, no listener can be opened.
     ///
     /// # Examples
     ///

@@ -2,9 +2,13 @@
 //!
 //! ```text
 //!   shutdown() -> Unready -> Drain -> Close -> abort the rest -> at most 100 turns
-//!                              |  ^ ends early if no connection and no listener is left
+//!                              |  ^ |  ^ close the listeners; `on_shutdown`; close all
+//!                              |  | ends early if no connection and no listener is left
 //!                              accept the backlogs, then close the listeners
 //! ```
+//!
+//! `on_shutdown` reports the phase `Close` before the connections are closed, so that the handler
+//! can send a last message to each of them.
 
 use std::collections::VecDeque;
 use std::io;
@@ -64,7 +68,8 @@ impl Shutdown {
         self.phase >= Some(ShutdownPhase::Drain)
     }
 
-    /// Takes the next phase to report with `on_shutdown`. While there is one, a timer is set.
+    /// Takes the next phase to report with `on_shutdown`. While there is one, a timer is set. After
+    /// the report, call [`Engine::phase_reported`].
     pub(crate) fn next_unreported(&mut self) -> Option<ShutdownPhase> {
         self.unreported.pop_front()
     }
@@ -128,7 +133,23 @@ impl Engine {
         match phase {
             ShutdownPhase::Unready => {}
             ShutdownPhase::Drain => self.drain(),
-            ShutdownPhase::Close => self.close_all(),
+            ShutdownPhase::Close => self.end_listeners(),
+        }
+    }
+
+    /// Ends all listeners. The other entries end after the report of the phase.
+    fn end_listeners(&mut self) {
+        for token in self.entries.tokens() {
+            if let Ok(Entry::Listener(_)) = self.entries.get(token) {
+                self.end_socket(token);
+            }
+        }
+    }
+
+    /// Closes everything if the phase that `on_shutdown` has reported is the last one.
+    pub(crate) fn phase_reported(&mut self, phase: ShutdownPhase) {
+        if phase == ShutdownPhase::Close {
+            self.close_all();
         }
     }
 

@@ -245,10 +245,14 @@ impl<H: Handler> Callbacks<'_, H> {
         });
     }
 
+    /// Calls `on_shutdown`, then closes everything if the phase is the last one, even if the
+    /// callback panics.
     pub(super) fn shutdown(self, phase: ShutdownPhase) {
-        self.call("on_shutdown", None, |handler, cx| {
-            handler.on_shutdown(cx, phase);
-        });
+        // The guard is never disarmed, so it runs after a panic and after a return.
+        let mut cx = ScopeGuard::new(self.cx, |cx| cx.engine.phase_reported(phase));
+        let started = Started::now(cx.engine);
+        self.handler.on_shutdown(&mut cx, phase);
+        started.report(cx.engine, "on_shutdown", None);
     }
 
     #[cfg(feature = "signals")]

@@ -38,7 +38,11 @@ impl<H: Handler> Reactor<H> {
                 Task::AcceptRetry => self.engine.accept_retry_due(),
                 Task::Trim => self.trim(),
                 Task::Memory => self.engine.memory_deadline_passed(),
-                Task::Shutdown => self.engine.shutdown_timer_fired(),
+                Task::Shutdown => {
+                    // A phase of length zero is reported before its end.
+                    self.report_phases();
+                    self.engine.shutdown_timer_fired();
+                }
                 Task::PhaseReport => {}
                 #[cfg(feature = "metrics")]
                 Task::Metrics => self.engine.metrics_due(),

@@ -141,7 +141,7 @@ fn inject_event(reactor: &Reactor<Recorder>, conn: ConnId, ready: Ready) {
     assert!(socket.inject(ready), "the socket is registered");
 }
 
-fn turn(reactor: &mut Reactor<Recorder>) {
+fn turn<H: Handler>(reactor: &mut Reactor<H>) {
     reactor
         .turn(Some(Duration::ZERO))
         .expect("the poll succeeds");

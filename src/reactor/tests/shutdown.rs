@@ -257,3 +257,135 @@ fn shutdown_without_sockets_reports_its_only_phase() {
         "a timer takes at least one tick"
     );
 }
+
+/// A handler that says goodbye to all connections when the phase `Close` begins.
+struct Goodbye {
+    members: Vec<ConnId>,
+    /// Runs in `on_shutdown`, after the messages are sent.
+    then: fn(&mut Context<'_, Self>, &[ConnId]),
+    closes: Vec<(CloseReason, u64)>,
+}
+
+impl Handler for Goodbye {
+    type Session = ();
+
+    fn on_open(&mut self, _: &mut Context<'_, Self>, conn: ConnId, _: &mut (), _: Origin) {
+        self.members.push(conn);
+    }
+
+    fn on_shutdown(&mut self, cx: &mut Context<'_, Self>, phase: ShutdownPhase) {
+        assert_eq!(phase, ShutdownPhase::Close);
+        assert_eq!(cx.broadcast(&self.members, b"goodbye"), self.members.len());
+        (self.then)(cx, &self.members);
+    }
+
+    fn on_close(&mut self, _: &mut Context<'_, Self>, _: ConnId, _: (), closed: Closed) {
+        self.closes.push((closed.reason, closed.unsent_bytes));
+    }
+}
+
+/// Returns a reactor with three connected peers.
+fn goodbye(then: fn(&mut Context<'_, Goodbye>, &[ConnId])) -> (Reactor<Goodbye>, Vec<SimPeer>) {
+    let world = World::new(0);
+    let handler = Goodbye {
+        members: Vec::new(),
+        then,
+        closes: Vec::new(),
+    };
+    let mut reactor =
+        Reactor::with_os(handler, Config::default(), world.os()).expect("the simulated poll opens");
+    let listener = reactor.listen(any(), Framing::length_u8());
+    let addr = reactor.local_addr(listener.expect("a port is free"));
+    let addr = addr.expect("the listener is bound");
+    let peers: Vec<_> = (0..3).map(|_| world.connect(addr.clone())).collect();
+    while reactor.handler.members.len() < 3 {
+        turn(&mut reactor);
+    }
+    (reactor, peers)
+}
+
+#[test]
+fn last_word_of_a_shutdown_leaves_before_the_fin() {
+    let (mut reactor, peers) = goodbye(|_, _| {});
+    reactor.with(|_, cx| cx.shutdown(10 * MS));
+    for _ in 0..3 {
+        reactor.turn(Some(MS)).expect("the poll succeeds");
+    }
+    for peer in peers {
+        assert_eq!(peer.recv(), b"\x07goodbye");
+        assert!(
+            matches!(peer.read_end(), Ok(0)),
+            "the FIN follows the message"
+        );
+        peer.close();
+    }
+    reactor.run().expect("the poll succeeds");
+    let closes = &reactor.handler.closes;
+    assert_eq!(closes.len(), 3);
+    assert!(
+        closes
+            .iter()
+            .all(|it| matches!(it, (CloseReason::Local, 0))),
+        "{closes:?}"
+    );
+}
+
+/// The callback closes, aborts and opens connections, and shuts down again.
+#[test]
+fn on_shutdown_may_close_abort_and_open_connections() {
+    let (mut reactor, peers) = goodbye(|cx, members| {
+        cx.close(members[0]);
+        cx.abort(members[1]);
+        assert!(cx.listen(any(), Framing::raw()).is_err());
+        let _ = cx.connect(SocketAddr::from(([127, 0, 0, 1], 9)), Framing::raw(), ());
+        cx.shutdown(5 * MS);
+    });
+    reactor.with(|_, cx| cx.shutdown(10 * MS));
+    for _ in 0..3 {
+        reactor.turn(Some(MS)).expect("the poll succeeds");
+    }
+    let received: Vec<_> = peers.iter().map(|peer| peer.recv()).collect();
+    assert_eq!(received[0], b"\x07goodbye");
+    assert_eq!(received[1], b"", "an abort discards the queued output");
+    assert_eq!(received[2], b"\x07goodbye");
+    peers.iter().for_each(|peer| peer.close());
+    reactor.run().expect("the poll succeeds");
+    let mut reasons: Vec<_> = reactor.handler.closes.iter().map(|it| &it.0).collect();
+    reasons.sort_by_key(|it| format!("{it:?}"));
+    assert!(
+        matches!(
+            reasons[..],
+            [
+                CloseReason::Aborted,
+                CloseReason::ConnectFailed(_),
+                CloseReason::Local,
+                CloseReason::Local
+            ]
+        ),
+        "{reasons:?}"
+    );
+}
+
+#[test]
+fn panic_in_on_shutdown_still_closes_connections() {
+    let (mut reactor, peers) = goodbye(|_, _| panic!("on purpose"));
+    reactor.with(|_, cx| cx.shutdown(10 * MS));
+    let run = AssertUnwindSafe(|| reactor.run());
+    assert!(catch_unwind(run).is_err());
+    turn(&mut reactor);
+    for peer in peers {
+        assert_eq!(peer.recv(), b"\x07goodbye");
+        peer.close();
+    }
+    reactor.run().expect("the poll succeeds");
+    assert_eq!(reactor.handler.closes.len(), 3);
+}
+
+/// The report of the phase must come before the deadline, which aborts the connections.
+#[test]
+fn phase_without_time_is_reported_before_its_deadline() {
+    let (mut reactor, _) = goodbye(|_, _| {});
+    reactor.with(|_, cx| cx.shutdown(Duration::ZERO));
+    reactor.run().expect("the poll succeeds");
+    assert_eq!(reactor.handler.closes.len(), 3);
+}
