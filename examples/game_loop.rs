@@ -12,6 +12,7 @@ mod cli;
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
+use std::{io, thread};
 
 use unstick::{Closed, Config, ConnId, Context, Framing, Handler, Origin, Reactor};
 
@@ -89,6 +90,22 @@ impl Handler for World {
     }
 }
 
+/// Runs turns until `end`. A wait of `turn` may end up to 1 ms late, because the system waits for
+/// whole milliseconds. So this function waits there for whole milliseconds, rounded down, and
+/// sleeps for the rest.
+fn turns_until(reactor: &mut Reactor<World>, end: Instant) -> io::Result<()> {
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        let below_milli = Duration::from_nanos(u64::from(left.subsec_nanos() % 1_000_000));
+        let millis = left - below_milli;
+        reactor.turn(Some(millis))?;
+        if millis.is_zero() {
+            thread::sleep(end.saturating_duration_since(Instant::now()));
+            return Ok(());
+        }
+    }
+}
+
 fn main() -> ExitCode {
     cli::run("game_loop", HELP, |args| {
         let [addr] = cli::operands(args)?;
@@ -109,13 +126,10 @@ fn main() -> ExitCode {
 
         let mut next = Instant::now() + STEP;
         while !reactor.is_shut_down() {
+            turns_until(&mut reactor, next)?;
+            reactor.with(World::step);
             let now = Instant::now();
-            if now >= next {
-                reactor.with(World::step);
-                next = (next + STEP).max(now.checked_sub(STEPS_LATE_MAX * STEP).unwrap_or(now));
-            }
-            // Waits for events, at most until the next step.
-            reactor.turn(Some(next.saturating_duration_since(Instant::now())))?;
+            next = (next + STEP).max(now.checked_sub(STEPS_LATE_MAX * STEP).unwrap_or(now));
         }
         Ok(())
     })

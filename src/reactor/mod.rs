@@ -137,7 +137,11 @@ impl<H: Handler> Reactor<H> {
     }
 
     /// Runs one turn: waits for events and handles them. `timeout` is the maximum time of the wait;
-    /// `None` sets no maximum. The phases of a turn, in order:
+    /// `None` sets no maximum. On Linux and Windows, the system waits for whole milliseconds,
+    /// rounded up, so a wait without events may end up to 1 ms late. The guide has a
+    /// [loop](crate::guide::embedding#steps-at-exact-times) that is more exact.
+    ///
+    /// The phases of a turn, in order:
     ///
     /// 1. Time to wait: zero if work is left, for example because a budget was spent; otherwise the
     ///    time to the next timer, at most `timeout`.
@@ -216,6 +220,9 @@ impl<H: Handler> Reactor<H> {
     /// timer in one or several earlier turns, which call no callback. For example, it may be 28.7 s
     /// for a timer that is due in 30 s. Socket events and posts of other threads make the
     /// descriptor of the poll readable.
+    ///
+    /// A poll of the outer loop may round the time up to a whole millisecond, as
+    /// [`turn`](Reactor::turn) does.
     ///
     /// The result is valid until the next call of [`turn`](Reactor::turn) or
     /// [`with`](Reactor::with). The method makes no system call, apart from reading the clock.
