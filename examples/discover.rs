@@ -125,9 +125,9 @@ fn main() -> ExitCode {
         while let Some(arg) = args.next()? {
             match arg {
                 Long("name") => name = cli::text(args.value()?)?,
-                Long("interface") => interface = args.value()?.parse()?,
-                Long("port") => port = args.value()?.parse()?,
-                Long("seconds") => seconds = Some(args.value()?.parse()?),
+                Long("interface") => interface = cli::value(&mut args, "--interface")?,
+                Long("port") => port = cli::value(&mut args, "--port")?,
+                Long("seconds") => seconds = Some(cli::value(&mut args, "--seconds")?),
                 arg => return Err(cli::unexpected(arg)),
             }
         }
@@ -148,19 +148,26 @@ fn main() -> ExitCode {
         reactor.shutdown_on_signals(Duration::ZERO)?;
         let addr = SocketAddr::from(([0; 4], port));
         let opened = reactor.with(|_, cx| cx.bind_udp_with(addr, &options));
-        let socket = opened.map_err(|error| cli::at("join the group on", addr, &error))?;
-        reactor.with(|discovery, cx| {
-            discovery.group = Some((socket, SocketAddr::from((GROUP, port))));
-            if !interface.is_unspecified() {
-                cx.socket(socket)?.set_multicast_if_v4(interface)?;
-            }
-            cx.set_timer(Duration::ZERO, ANNOUNCE);
-            cx.set_interval(PERIOD, ANNOUNCE);
-            if let Some(seconds) = seconds {
-                cx.set_timer(Duration::from_secs(seconds), END);
-            }
-            io::Result::Ok(())
-        })?;
+        let place = match interface.is_unspecified() {
+            true => format!("{GROUP}:{port}"),
+            false => format!("{GROUP}:{port} on the interface {interface}"),
+        };
+        let failed = |error: io::Error| cli::at("join the group", &place, &error);
+        let socket = opened.map_err(failed)?;
+        reactor
+            .with(|discovery, cx| {
+                discovery.group = Some((socket, SocketAddr::from((GROUP, port))));
+                if !interface.is_unspecified() {
+                    cx.socket(socket)?.set_multicast_if_v4(interface)?;
+                }
+                cx.set_timer(Duration::ZERO, ANNOUNCE);
+                cx.set_interval(PERIOD, ANNOUNCE);
+                if let Some(seconds) = seconds {
+                    cx.set_timer(Duration::from_secs(seconds), END);
+                }
+                io::Result::Ok(())
+            })
+            .map_err(failed)?;
         Ok(reactor.run()?)
     })
 }

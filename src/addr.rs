@@ -39,7 +39,7 @@ use std::{fmt, io};
 /// assert_eq!("unix:/run/app.sock".parse::<Addr>()?.to_string(), "unix:/run/app.sock");
 /// # std::io::Result::Ok(())
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Addr {
     /// Address of a TCP or UDP socket.
@@ -47,6 +47,13 @@ pub enum Addr {
     /// Address of a Unix socket.
     #[cfg(unix)]
     Unix(UnixAddr),
+}
+
+/// Writes the text of the address, as std's `SocketAddr` does.
+impl fmt::Debug for Addr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 impl Addr {
@@ -403,6 +410,12 @@ mod tests {
     #[test]
     fn addr_is_no_larger_than_socket_addr() {
         assert_eq!(size_of::<Addr>(), size_of::<SocketAddr>());
+    }
+
+    #[test]
+    fn debug_text_of_an_addr_is_its_text() {
+        let addr = Addr::Inet(SocketAddr::from(([192, 0, 2, 1], 5)));
+        assert_eq!(format!("{:?}", Some(addr)), "Some(192.0.2.1:5)");
     }
 
     #[test]

@@ -6,7 +6,7 @@ mod common;
 #[path = "common/network.rs"]
 mod network;
 
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 
 use common::{Event, Probe, client, deposit, drive, idle, listening, open};
@@ -41,6 +41,24 @@ fn client_from(addr: [u8; 4], server: SocketAddr) -> TcpStream {
 
 fn addr_of(client: &TcpStream) -> SocketAddr {
     client.local_addr().expect("the client is connected")
+}
+
+#[test]
+fn listen_error_names_the_address_and_keeps_its_kind() {
+    let (mut reactor, addr) = listening(Probe::silent(), Config::default(), Framing::line());
+    let one = reactor.listen(addr, Framing::line()).map(drop);
+    let all = reactor.with(|_, cx| {
+        let options = ListenOptions::new();
+        cx.listen_all(addr, Framing::line(), &options).map(drop)
+    });
+    for result in [one, all] {
+        let error = result.expect_err("the address is in use");
+        assert_eq!(error.kind(), ErrorKind::AddrInUse);
+        let text = error.to_string();
+        let start = format!("cannot listen on {addr}: ");
+        assert!(text.starts_with(&start), "{text}");
+        assert_eq!(text.matches("cannot listen").count(), 1, "{text}");
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@
 use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::str::FromStr;
 
 use unstick::{Addr, Framing, Handler, ListenOptions, ListenerId, Reactor, UdpId};
 
@@ -63,9 +64,14 @@ pub(crate) fn unexpected(arg: lexopt::Arg<'_>) -> Failure {
     }
 }
 
-/// Returns the failure of a call about an address. A malformed address is an error of usage.
+/// Returns the failure of a call about an address. A malformed address is an error of usage. Some
+/// errors of the crate, such as those of `listen`, name the action and the address already.
 pub(crate) fn at(action: &str, addr: impl fmt::Display, error: &io::Error) -> Failure {
-    let message = format!("cannot {action} {addr}: {error}");
+    let text = error.to_string();
+    let message = match text.starts_with("cannot ") {
+        true => text,
+        false => format!("cannot {action} {addr}: {text}"),
+    };
     match error.kind() {
         io::ErrorKind::InvalidInput => Failure::Usage(message),
         _ => Failure::Runtime(message),
@@ -120,6 +126,17 @@ pub(crate) fn text(value: std::ffi::OsString) -> Result<String, Failure> {
         Failure::Usage(format!("argument {value:?} is not valid UTF-8"))
     };
     value.into_string().map_err(invalid)
+}
+
+/// Parses the value of the option `name`. The error names the option and the value.
+pub(crate) fn value<T>(args: &mut lexopt::Parser, name: &str) -> Result<T, Failure>
+where
+    T: FromStr<Err: fmt::Display>,
+{
+    let value = text(args.value()?)?;
+    value
+        .parse()
+        .map_err(|error| Failure::Usage(format!("{name} cannot be \"{value}\": {error}")))
 }
 
 /// Returns the arguments of a program without options; `None` for each argument that is missing.

@@ -54,7 +54,7 @@ fn main() -> ExitCode {
             match arg {
                 Long("receive") => folder = Some(cli::text(args.value()?)?),
                 Long("listen") => listen = Some(cli::text(args.value()?)?),
-                Long("len-max") => len_max = Some(args.value()?.parse()?),
+                Long("len-max") => len_max = Some(cli::value(&mut args, "--len-max")?),
                 Value(value) => operands.push(cli::text(value)?),
                 arg => return Err(cli::unexpected(arg)),
             }

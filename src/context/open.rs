@@ -23,8 +23,9 @@ impl<H: Handler> Context<'_, H> {
     ///
     /// # Errors
     ///
-    /// * Any error of resolving, binding or listening, for the last address tried. `AddrInUse` for
-    ///   a Unix path that exists: see [`UnixAddr`](crate::UnixAddr).
+    /// * Any error of resolving, binding or listening, for the last address tried. Its text names
+    ///   the address, unless resolving failed. `AddrInUse` for a Unix path that exists: see
+    ///   [`UnixAddr`](crate::UnixAddr).
     /// * `Other`: a shutdown has reached the phase [`Drain`](crate::ShutdownPhase::Drain).
     pub fn listen(&mut self, addr: impl ToAddrs, framing: Framing) -> io::Result<ListenerId> {
         self.listen_with(addr, framing, &ListenOptions::new())
@@ -60,7 +61,8 @@ impl<H: Handler> Context<'_, H> {
     ///
     /// No listener stays open in case of an error.
     ///
-    /// * Any error of resolving, binding or listening, for the first address that fails.
+    /// * Any error of resolving, binding or listening, for the first address that fails. Its text
+    ///   names the address, unless resolving failed.
     /// * `AddrInUse`: one of the addresses is in use. If the port is 0, several ports were tried.
     /// * `Other`: a shutdown has reached the phase [`Drain`](crate::ShutdownPhase::Drain).
     ///
@@ -147,6 +149,11 @@ impl<H: Handler> Context<'_, H> {
     /// peer, [`Config::connections_max`](crate::Config::connections_max) or a shutdown. Port 0, a
     /// multicast or a broadcast address fails with `InvalidInput`. If a name has other addresses
     /// too, such an address is skipped.
+    ///
+    /// If a failure is known at once, such as an address that is not valid, `on_close` comes at the
+    /// end of this turn or of the next one. A [`send`](Context::send) before that fails with
+    /// [`SendError::Closing`](crate::SendError::Closing), which does not contain the cause. So do
+    /// not end the program at an error of the first `send`; `on_close` has the reason.
     pub fn connect(&mut self, addr: impl ToAddrs, framing: Framing, session: H::Session) -> ConnId {
         self.connect_with(addr, framing, session, &ConnectOptions::new())
     }

@@ -122,7 +122,8 @@ impl Engine {
         self.check_may_listen()?;
         let backlog = self.config.backlog;
         let listener = first_ok(addrs.to_addrs()?, |addr| {
-            self.os.listen(&addr, options, backlog)
+            let listener = self.os.listen(&addr, options, backlog);
+            listener.map_err(|error| cannot_listen(&addr, &error))
         })?;
         self.add_listener(listener, framing, options)
     }
@@ -192,9 +193,9 @@ impl Engine {
             match self.os.listen(&addr, options, backlog) {
                 Ok(listener) => listeners.push(listener),
                 Err(error) if lacks_family(&error) || lacks_local_v6(&error, &addr) => {
-                    skipped = error;
+                    skipped = cannot_listen(&addr, &error);
                 }
-                Err(error) => return Err(error),
+                Err(error) => return Err(cannot_listen(&addr, &error)),
             }
         }
         match listeners.is_empty() {
@@ -408,6 +409,12 @@ fn lacks_local_v6(error: &io::Error, addr: &Addr) -> bool {
     let is_local = |ip: IpAddr| ip.is_ipv6() && (ip.is_loopback() || ip.is_unspecified());
     error.kind() == io::ErrorKind::AddrNotAvailable
         && addr.inet().is_some_and(|addr| is_local(addr.ip()))
+}
+
+/// Returns an error of the same kind whose text names the address. The number of the system's error
+/// becomes part of the text.
+fn cannot_listen(addr: &Addr, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot listen on {addr}: {error}"))
 }
 
 #[cfg(test)]
