@@ -18,7 +18,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use unstick::{
-    CloseReason, Closed, Config, ConnId, Context, FrameError, Framing, Handler, Reactor, TimerId,
+    CloseReason, Closed, Config, ConnId, Context, FrameError, Framing, Handler, Reactor, SendError,
+    TimerId,
 };
 
 const HELP: &str = "\
@@ -158,7 +159,7 @@ impl<C> Calls<C> {
         cx: &mut Context<'_, H>,
         request: &str,
         context: C,
-    ) -> Result<(), unstick::SendError> {
+    ) -> Result<(), SendError> {
         self.last_id += 1;
         let id = self.last_id;
         let _ = cx.send_parts(self.conn, &[&id.to_be_bytes(), request.as_bytes()])?;
@@ -208,6 +209,9 @@ struct Client {
     /// The calls; the text of each request is its context.
     calls: Option<Calls<String>>,
     has_failed: bool,
+    has_timed_out: bool,
+    /// The error of a connect that failed.
+    connect_error: Option<io::Error>,
 }
 
 impl Client {
@@ -220,12 +224,17 @@ impl Client {
         };
         let is_ok = matches!(reply, Reply::Response(_));
         self.has_failed |= !is_ok;
+        self.has_timed_out |= matches!(reply, Reply::TimedOut);
         let mark = if is_ok { "" } else { "error: " };
         self.has_failed |= writeln!(io::stdout(), "{request}: {mark}{text}").is_err();
         if let Some(calls) = &self.calls
             && calls.pending.is_empty()
         {
-            cx.close(calls.conn);
+            match self.has_timed_out {
+                // A close would wait for the server, which may never answer.
+                true => cx.abort(calls.conn),
+                false => cx.close(calls.conn),
+            }
         }
     }
 }
@@ -237,7 +246,11 @@ impl Handler for Client {
         let ended = self.calls.as_mut().map(|calls| calls.on_frame(cx, frame));
         match ended {
             Some(Ok(Some((request, reply)))) => self.ended(cx, &request, &reply),
-            Some(Err(_)) => cx.abort(conn),
+            Some(Err(error)) => {
+                eprintln!("rpc: {error}");
+                self.has_failed = true;
+                cx.abort(conn);
+            }
             Some(Ok(None)) | None => {}
         }
     }
@@ -251,12 +264,16 @@ impl Handler for Client {
 
     fn on_close(&mut self, cx: &mut Context<'_, Self>, _: ConnId, _: (), closed: Closed) {
         let lost: Vec<_> = self.calls.iter_mut().flat_map(Calls::on_close).collect();
-        if !matches!(
-            closed.reason,
-            CloseReason::Local | CloseReason::CloseTimeout
-        ) {
-            eprintln!("rpc: {}", closed.reason);
-            self.has_failed = true;
+        match closed.reason {
+            CloseReason::ConnectFailed(error) => {
+                self.connect_error = Some(error);
+                return cx.stop();
+            }
+            CloseReason::Local | CloseReason::Aborted | CloseReason::CloseTimeout => {}
+            reason => {
+                eprintln!("rpc: {reason}");
+                self.has_failed = true;
+            }
         }
         for (request, reply) in lost {
             self.ended(cx, &request, &reply);
@@ -279,6 +296,8 @@ fn call(addr: &str, timeout: Duration, requests: &[String]) -> Result<(), cli::F
     let mut reactor = Reactor::new(Client {
         calls: None,
         has_failed: false,
+        has_timed_out: false,
+        connect_error: None,
     })?;
     let conn = reactor.connect(addr, Framing::length_u32(), ());
     let sent = reactor.with(|client, cx| {
@@ -288,9 +307,17 @@ fn call(addr: &str, timeout: Duration, requests: &[String]) -> Result<(), cli::F
             .iter()
             .try_for_each(|it| calls.call(cx, it, it.clone()))
     });
-    sent.map_err(io::Error::from)?;
+    match sent {
+        // `on_close` has the reason, for example an address that is not valid.
+        Ok(()) | Err(SendError::Closing) => {}
+        Err(error) => return Err(io::Error::from(error).into()),
+    }
     reactor.run()?;
-    match reactor.handler().has_failed {
+    let client = reactor.handler();
+    if let Some(error) = &client.connect_error {
+        return Err(cli::at("connect to", addr, error));
+    }
+    match client.has_failed {
         true => Err(cli::Failure::Runtime("a request failed".to_owned())),
         false => Ok(()),
     }
@@ -304,7 +331,7 @@ fn main() -> ExitCode {
         while let Some(arg) = args.next()? {
             match arg {
                 Long("serve") => server = Some(cli::text(args.value()?)?),
-                Long("timeout") => timeout = args.value()?.parse()?,
+                Long("timeout") => timeout = cli::value(&mut args, "--timeout")?,
                 Value(value) => operands.push(cli::text(value)?),
                 arg => return Err(cli::unexpected(arg)),
             }

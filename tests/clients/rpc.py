@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Tests the rpc example: pipelined requests, and responses in another order.
+"""Tests the rpc example: pipelined requests, responses in another order, and a silent server.
 
-usage: rpc.py HOST:PORT
+usage: rpc.py HOST:PORT PATH-OF-RPC
 """
 
 import socket
 import struct
+import subprocess
 import sys
 
 
@@ -27,7 +28,28 @@ def main():
         assert stream.recv(1) == b"", "a request without an id was answered"
     except ConnectionResetError:
         pass
-    print("ok: five pipelined requests of the RPC server")
+    check_silent_server(sys.argv[2])
+    print("ok: five pipelined requests of the RPC server, and a server that never answers")
+
+
+def check_silent_server(program):
+    """After the timeout, the client ends at once: it resets the connection. A close would wait for
+    the server."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        addr = "%s:%d" % server.getsockname()
+        command = [program, "--timeout", "100", addr, "echo hello"]
+        client = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        stream, _ = server.accept()
+        stream.settimeout(30)
+        try:
+            while stream.recv(100):
+                pass
+            raise AssertionError("the client closed the connection, and waits for the server")
+        except ConnectionResetError:
+            pass
+        output, errors = client.communicate(timeout=30)
+        assert output == "echo hello: error: no response in time\n", output
+        assert (errors, client.returncode) == ("rpc: a request failed\n", 1), errors
 
 
 def request(number, text):
