@@ -12,7 +12,10 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use unstick::{Closed, Config, ConnId, Context, Framing, Handler, Origin, Reactor, TimerId};
+use unstick::{
+    Closed, Config, ConnId, Context, Framing, Handler, Hangup, Origin, Reactor, ShutdownPhase,
+    TimerId,
+};
 
 const HELP: &str = "\
 A chat server for lines of text.
@@ -191,6 +194,21 @@ impl Handler for Chat {
         let _ = cx.send(conn, reply);
     }
 
+    /// Removes a client that has ended its side while its lines wait for credit. Those lines are
+    /// dropped. Without this callback, the client would stay a member until the last of them.
+    fn on_hangup(
+        &mut self,
+        cx: &mut Context<'_, Self>,
+        conn: ConnId,
+        session: &mut Option<Member>,
+        _: Hangup,
+    ) {
+        if let Some(member) = session.take() {
+            self.leave(cx, conn, &member);
+        }
+        cx.close(conn);
+    }
+
     fn on_close(
         &mut self,
         cx: &mut Context<'_, Self>,
@@ -202,6 +220,13 @@ impl Handler for Chat {
         self.spent.remove(&conn);
         if let Some(member) = session {
             self.leave(cx, conn, &member);
+        }
+    }
+
+    fn on_shutdown(&mut self, cx: &mut Context<'_, Self>, phase: ShutdownPhase) {
+        if phase == ShutdownPhase::Close {
+            let members = self.rooms.values().flat_map(BTreeMap::keys);
+            cx.broadcast(members, "* the server is shutting down: goodbye");
         }
     }
 

@@ -34,7 +34,8 @@ def main():
                 assert read_line(ada) == "* Bob is here"
             assert read_line(ada) == "* Bob has left"
         check_rate_limit(host, port)
-    print("ok: rooms, nicknames and the rate limit of the chat")
+        check_hangup(host, port)
+    print("ok: rooms, nicknames, the rate limit and hang-ups of the chat")
 
 
 def check_rate_limit(host, port):
@@ -51,6 +52,20 @@ def check_rate_limit(host, port):
                 assert line == f"Flood: {number}", line
             took = time.monotonic() - begun
             assert took > 2, f"the lines came within {took} s"
+
+
+def check_hangup(host, port):
+    """A client that leaves while its lines wait for credit is gone before they are delivered."""
+    with join(host, port, "Witness") as witness:
+        flood = join(host, port, "Hasty")
+        assert read_line(witness) == "* Hasty is here"
+        flood.sendall(b"line\n" * 200)
+        flood.close()
+        lines = 0
+        while (line := read_line(witness)) != "* Hasty has left":
+            assert line == "Hasty: line", line
+            lines += 1
+        assert lines < 100, f"{lines} lines were delivered after the client left"
 
 
 def join(host, port, name):
