@@ -96,7 +96,13 @@ pub struct Config {
     /// Default: false, because most output is the reply to a frame of the same connection.
     pub read_above_high: bool,
     /// Maximum size of a write queue, in bytes. If a payload would make the queue exceed this size,
-    /// it is rejected with [`SendError::Full`](crate::SendError). At least 1.
+    /// it is rejected with [`SendError::Full`](crate::SendError). At least 1, and at least
+    /// `write_high_bytes`. To lower it below 260 KiB, lower `write_high_bytes` and
+    /// `write_low_bytes` too.
+    ///
+    /// Output is written at the end of a dispatch or of a turn, so the queue holds everything that
+    /// one turn sends to one connection. For example, if 100 members of a chat each send a line in
+    /// one turn, the queue of every member must hold 100 lines, even if all of them read fast.
     ///
     /// Default: 16 MiB, which is sixteen times the default frame limit.
     pub write_queue_bytes_max: usize,
@@ -229,13 +235,22 @@ pub struct Config {
     /// Default: 30 s, enough for several retries of a lost first packet.
     pub connect_deadline: Duration,
     /// Time allowed after [`close`](crate::Context::close) for sending the queued output and for
-    /// the peer to end its side. When this time has passed, the connection is aborted with
-    /// [`CloseReason::CloseTimeout`](crate::CloseReason).
+    /// the peer to end its side. When this time has passed, the connection is aborted. Its reason
+    /// is [`CloseReason::CloseTimeout`](crate::CloseReason::CloseTimeout), unless a timeout had
+    /// closed it.
+    ///
+    /// The timeouts `idle_timeout`, `read_idle_timeout` and `frame_deadline` close a connection in
+    /// this way. So `on_close` of a peer that has vanished comes this much later.
     ///
     /// Default: 10 s, so that a peer that never closes does not keep a descriptor for long.
     pub close_deadline: Duration,
     /// Time without any input or output after which a connection is closed. Must not be zero. At
-    /// most 48 days; a longer time counts as `None`.
+    /// most 48 days; a longer time counts as `None`. A shorter `read_idle_timeout`, such as that of
+    /// [`for_public_server`](Self::for_public_server), closes the connection first.
+    ///
+    /// The connection is closed by [`close`](crate::Context::close). If the peer has vanished,
+    /// [`on_close`](crate::Handler::on_close) follows [`close_deadline`](Self::close_deadline)
+    /// later.
     ///
     /// Default: `None`, because some protocols are silent for hours.
     pub idle_timeout: Option<Duration>,
@@ -247,6 +262,10 @@ pub struct Config {
     /// client, for example, may be silent for one and a half times its keep-alive time (MQTT 3.1.1,
     /// 3.1.2.10). Set it for one connection with [`set_limits`](crate::Context::set_limits).
     ///
+    /// The connection is closed by [`close`](crate::Context::close). If the peer has vanished,
+    /// [`on_close`](crate::Handler::on_close) follows [`close_deadline`](Self::close_deadline)
+    /// later.
+    ///
     /// Any byte counts as input, even if its frame is incomplete. A peer does not count as silent
     /// while its input waits because the connection is not read, or after it has ended its side.
     ///
@@ -257,12 +276,15 @@ pub struct Config {
     /// reading the connection within the frame, for example for a pause, the time starts again when
     /// reading resumes. Must not be zero. At most 48 days; a longer time counts as `None`.
     ///
+    /// The connection is closed by [`close`](crate::Context::close), which waits for the peer, at
+    /// most for [`close_deadline`](Self::close_deadline).
+    ///
     /// Default: `None`, because a suitable time depends on the largest frame and on the slowest
     /// legitimate peer. A server on the public internet should set this deadline.
     pub frame_deadline: Option<Duration>,
     /// Time without progress after which a connection with queued output is aborted. Progress means
     /// that the kernel took some of the output. Must not be zero. At most 48 days; a longer time
-    /// counts as `None`.
+    /// counts as `None`. An abort does not wait for the peer.
     ///
     /// Default: `None`, because a suitable time depends on the slowest legitimate peer. A server on
     /// the public internet should set this timeout.
@@ -420,7 +442,10 @@ impl Config {
     /// | `write_stall_timeout` | 30 s | a client that does not read frees its place and its memory |
     ///
     /// A protocol whose clients are silent for longer than 60 s needs a longer `read_idle_timeout`,
-    /// or heart-beats. Two things depend on the clients and stay as they are by default. Set them
+    /// or heart-beats. An example is a chat, whose members may only listen: output does not restart
+    /// this timeout. A longer `idle_timeout` has no effect beside it.
+    ///
+    /// Two things depend on the clients and stay as they are by default. Set them
     /// too if you can:
     ///
     /// * The longest frame: [`Framing::frame_len_max`](crate::Framing::frame_len_max), 1 MiB by

@@ -175,13 +175,16 @@ pub enum SendError {
     /// The connection or socket of this id is closed. Stop sending to it.
     Gone,
     /// The connection or socket accepts no more output: it is closing, this side has half-closed
-    /// it, or a write failed.
+    /// it, or its connect or a write failed. [`on_close`](crate::Handler::on_close) reports the
+    /// cause, for example an address of `connect` that is not valid.
     ///
     /// After a failed write, `on_close` follows after the frames that were received before. If the
     /// connection is paused and such frames wait, `on_close` follows after it is resumed.
     Closing,
-    /// The payload would make the write queue exceed its limit, or the reactor's
-    /// [`Config::memory_bytes_max`](crate::Config::memory_bytes_max) is used up.
+    /// The payload would make the write queue exceed
+    /// [`Config::write_queue_bytes_max`](crate::Config::write_queue_bytes_max), or the reactor's
+    /// [`Config::memory_bytes_max`](crate::Config::memory_bytes_max) is used up. The peer need not
+    /// be slow: the queue holds everything that one turn sends to the connection.
     ///
     /// For a connection, `on_drained` follows: send again then. A payload that alone exceeds the
     /// limit of the write queue is never accepted. If the queue is empty and memory is left, no
@@ -196,9 +199,10 @@ impl fmt::Display for SendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Gone => Gone.fmt(f),
-            Self::Closing => {
-                f.write_str("the connection or socket is closing and accepts no more output")
-            }
+            Self::Closing => f.write_str(
+                "the connection or socket accepts no more output: it is closing, or its connect \
+                 or a write failed",
+            ),
             Self::Full => f.write_str("the output queue or the memory budget is full"),
             Self::Frame(error) => error.fmt(f),
         }

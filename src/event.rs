@@ -145,11 +145,17 @@ pub enum CloseReason {
     /// sent completely, or the peer had not ended its side.
     CloseTimeout,
     /// No bytes were received or sent for [`Config::idle_timeout`](crate::Config::idle_timeout).
+    /// The connection was then closed, so `on_close` comes up to
+    /// [`Config::close_deadline`](crate::Config::close_deadline) after the timeout.
     IdleTimeout,
     /// No bytes were received for
-    /// [`Config::read_idle_timeout`](crate::Config::read_idle_timeout).
+    /// [`Config::read_idle_timeout`](crate::Config::read_idle_timeout). The connection was then
+    /// closed, so `on_close` comes up to
+    /// [`Config::close_deadline`](crate::Config::close_deadline) after the timeout.
     ReadIdleTimeout,
     /// A frame was not complete within [`Config::frame_deadline`](crate::Config::frame_deadline).
+    /// The connection was then closed, so `on_close` comes up to
+    /// [`Config::close_deadline`](crate::Config::close_deadline) after the timeout.
     FrameDeadline,
     /// The peer accepted no output for
     /// [`Config::write_stall_timeout`](crate::Config::write_stall_timeout).

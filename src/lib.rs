@@ -158,7 +158,8 @@
 //!
 //! * [`Sent::Queued`]: continue to send.
 //! * [`Sent::AboveHigh`]: the frame is accepted; stop until `on_drained`.
-//! * [`SendError`]: the frame is not accepted, and the error is the reason.
+//! * [`SendError`]: the frame is not accepted, and the error is the reason. For example,
+//!   [`SendError::Full`]: the write queue would exceed [`Config::write_queue_bytes_max`].
 //!
 //! A connection above its high watermark is not read until its write queue has drained. So the
 //! memory of an echo server stays bounded, without additional code, if a peer does not read.

@@ -67,7 +67,13 @@ pub(crate) use step::{CheckedStep, Skip, SkipKind, StepError};
 ///
 /// An error closes the connection, after
 /// [`on_frame_error`](crate::Handler::on_frame_error) has had the chance to send a last reply. If
-/// the stream can continue after an invalid message, return the message as a frame.
+/// the stream can continue after an invalid message, return the message as a frame, or
+/// [skip](Step::Skip) bytes until the next frame: the guide has a codec for
+/// [finding the next frame again](crate::guide::protocols#finding-the-next-frame-again).
+///
+/// The payload is a slice of the bytes, so it cannot contain values that were parsed. Header fields
+/// that the program needs, such as a type, are part of the payload: its range begins before them.
+/// [`encode`](Codec::encode) then gets a payload that begins with the same fields.
 ///
 /// # Examples
 ///
@@ -125,6 +131,12 @@ pub trait Codec {
     /// `Need` means that the remaining bytes are a partial frame. The reactor drops these bytes and
     /// counts them in [`Closed::undecoded_bytes`](crate::Closed). The default implementation
     /// returns `Need`.
+    ///
+    /// After a `Frame` or a skip, the method is called again with the bytes after it, until it
+    /// returns `Need` or an error, or no byte is left. The rules of `decode` apply, and a skip may
+    /// be longer than `rest`. `decode` has seen the same bytes before, and returned `Need`, unless
+    /// an earlier call of `finish` removed the bytes before them. A datagram ends with its last
+    /// byte, so [`Datagram::frames`](crate::Datagram::frames) calls this method too.
     ///
     /// # Errors
     ///

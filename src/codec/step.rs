@@ -24,6 +24,9 @@ pub enum Step {
     /// [`Stats::filler_bytes`](crate::Stats), and a deframer in
     /// [`Deframer::filler_bytes`](crate::Deframer). In a datagram, these bytes are reported as
     /// [`DatagramFault::Skipped`](crate::DatagramFault::Skipped).
+    ///
+    /// The guide has a codec for
+    /// [finding the next frame again](crate::guide::protocols#finding-the-next-frame-again).
     Skip {
         /// Number of bytes to drop; at least 1. The number may exceed `bytes.len()`. The bytes that
         /// have not arrived are then dropped when they arrive.

@@ -53,7 +53,11 @@ impl Limits {
         let max = self.write_queue_bytes_max;
         check_most("write_low_bytes", low, "memory_bytes_max", memory_bytes_max)?;
         check_most("write_low_bytes", low, "write_high_bytes", high)?;
-        check_most("write_high_bytes", high, "write_queue_bytes_max", max)?;
+        check_most("write_high_bytes", high, "write_queue_bytes_max", max).map_err(|error| {
+            invalid_input(format!(
+                "{error}: a lower maximum needs lower write_low_bytes and write_high_bytes too"
+            ))
+        })?;
         check_positive("write_queue_bytes_max", max)?;
         check_nonzero("idle_timeout", self.idle_timeout)?;
         check_nonzero("read_idle_timeout", self.read_idle_timeout)?;

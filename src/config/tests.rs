@@ -133,7 +133,8 @@ fn config_rejects_values_beyond_their_bound() {
             |it| it.write_low_bytes = 300_000,
         ),
         (
-            "write_high_bytes is 266240, but must be at most write_queue_bytes_max (100000)",
+            "write_high_bytes is 266240, but must be at most write_queue_bytes_max (100000): \
+             a lower maximum needs lower write_low_bytes and write_high_bytes too",
             |it| it.write_queue_bytes_max = 100_000,
         ),
     ];

@@ -236,10 +236,8 @@ impl<H: Handler> Context<'_, H> {
     ///     other: &Remote<H>,
     /// ) -> std::io::Result<()> {
     ///     let socket = cx.detach_udp(udp)?;
-    ///     other.post(|_, cx| {
-    ///         let _adopted = cx.adopt_udp(socket);
-    ///     })?;
-    ///     Ok(())
+    ///     let adopt = |_: &mut H, cx: &mut Context<'_, H>| drop(cx.adopt_udp(socket));
+    ///     other.post(adopt).map_err(|error| std::io::Error::other(error.to_string()))
     /// }
     /// ```
     pub fn detach_udp(&mut self, socket: UdpId) -> io::Result<OwnedSocket> {

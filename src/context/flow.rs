@@ -51,8 +51,10 @@ impl<H: Handler> Context<'_, H> {
     /// * If the first grant is made in [`on_frame`](Handler::on_frame), the frame being delivered
     ///   is not counted. To count every frame, make the first grant in
     ///   [`on_open`](Handler::on_open).
-    /// * Skipped frames and the end of the peer's side cost no credit. But the end of the peer's
-    ///   side is not reported while there is no credit.
+    /// * Skipped frames and the end of the peer's side cost no credit. But without credit, the end
+    ///   is not read, and `on_half_close` and `on_close` wait until the frames before it are
+    ///   delivered. [`on_hangup`](Handler::on_hangup) reports the end at once: close the connection
+    ///   there, unless the remaining frames are needed.
     ///
     /// Credit is independent of [`pause`](Context::pause) and of the pause above the high
     /// watermark: frames are delivered only if none of the three stops them.

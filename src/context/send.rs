@@ -179,7 +179,14 @@ impl<H: Handler> Context<'_, H> {
     /// connections that accepted it.
     ///
     /// A connection is skipped if [`send`](Context::send) to it fails, for example because it is
-    /// closing or its write queue is full. A payload of 16 KiB or more is copied once for all
+    /// closing or its write queue is full. The guide shows how to treat
+    /// [slow readers](crate::guide::how_to#slow-readers-in-a-broadcast).
+    ///
+    /// The payload is written at the end of the turn. So all broadcasts of one turn must fit into
+    /// [`Config::write_queue_bytes_max`](crate::Config::write_queue_bytes_max), even if each
+    /// connection reads fast.
+    ///
+    /// A payload of 16 KiB or more is copied once for all
     /// connections, except with the framings for which [`send_owned`](Context::send_owned) makes a
     /// copy.
     ///

@@ -344,9 +344,13 @@ impl Simulation {
         });
         assert!(
             is_complete && received == bytes,
-            "{peer:?} received \"{}\" instead of \"{}\"",
+            "{peer:?} received \"{}\" instead of \"{}\"{}",
             received.escape_ascii(),
-            bytes.escape_ascii()
+            bytes.escape_ascii(),
+            match is_complete {
+                true => String::new(),
+                false => format!(" within {EXPECT_TIME_MAX:?} of virtual time"),
+            }
         );
     }
 }
