@@ -191,8 +191,8 @@ impl<C> Calls<C> {
         }))
     }
 
-    /// Returns the context and the result of the call that has timed out; `None` if `timer` is not
-    /// of these calls. `key` is the id of the call.
+    /// Removes the call that has timed out, and returns its context and result. Returns `None` if
+    /// `timer` is not the timer of a pending call. `key` is the id of the call.
     fn on_timer(&mut self, timer: TimerId, key: u64) -> Option<(C, Reply)> {
         self.pending.get(&key).filter(|(own, _)| *own == timer)?;
         let (_, context) = self.pending.remove(&key)?;

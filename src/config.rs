@@ -161,8 +161,9 @@ pub struct Config {
     /// Number of connections whose TLS handshake may continue per turn. At least 1.
     ///
     /// Default: 4. One step of a handshake takes up to a millisecond, so a flood of handshakes
-    /// delays the other connections by a few milliseconds. A turn without other work costs only
-    /// microseconds, so the budget does not limit the handshakes per second.
+    /// delays the other connections by a few milliseconds. The rest of a turn costs only
+    /// microseconds if there is no other work, so the budget does not limit the handshakes per
+    /// second.
     #[cfg(feature = "tls")]
     pub tls_handshake_budget: usize,
     /// Time allowed for a TLS handshake. When it has passed, the connection is closed with

@@ -11,8 +11,9 @@ use unstick::{Codec, Deframer, FrameError, FrameLen, Framing, LengthField, Out, 
 use common::{FRAMINGS, Random};
 use streams::{deframe, frame, garbage, mutate, payload, pieces};
 
-/// Maximum memory of a deframer that is independent of the bytes received, in bytes. It consists of
-/// spare capacity for one read after a partial frame, rounded up, and the old buffer during growth.
+/// The part of a deframer's maximum memory that does not depend on the received bytes. It consists
+/// of spare capacity for one read after a partial frame, rounded up, and the old buffer during
+/// growth.
 const BASE_BYTES: u64 = 3 * 8 * 1024;
 /// Maximum memory of a deframer per byte received, in bytes. A buffer contains the bytes and spare
 /// capacity of four times their length, rounded up to a power of two. During growth, the old buffer

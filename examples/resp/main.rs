@@ -156,8 +156,8 @@ fn arg<'a>(args: &mut Args<'a>) -> Result<&'a [u8], Refused> {
     args.next().ok_or(WRONG_ARGS)
 }
 
-/// Checks that the other arguments are pairs, at least one. Checking before the first change keeps
-/// a command that fails from changing a part of the data.
+/// Checks that the remaining arguments form pairs, and that there is at least one pair. A command
+/// calls this before its first change, so wrong arguments change nothing.
 fn check_pairs(args: &Args<'_>) -> Result<(), Refused> {
     match args.clone().count() {
         0 => Err(WRONG_ARGS),

@@ -292,9 +292,9 @@ fn is_several(records: &[TlsRecordSpan]) -> bool {
     records.nth(1).is_some()
 }
 
-/// Returns the number of bytes before the start of TLS. Returns 0 if the bytes before the first
-/// record of a list are records that were overwritten. A record is longer than its plaintext, so
-/// only the first recorded record of a connection has one offset in both streams.
+/// Returns the number of bytes before the start of TLS; 0 if it is unknown. `first` is the oldest
+/// record that the recording still has. A record is longer on the wire than its plaintext, so the
+/// two offsets of `first` are equal only if no record came before it.
 fn plain_end(first: &TlsRecordSpan) -> u64 {
     match first.span.offset == first.wire.offset {
         true => first.span.offset,

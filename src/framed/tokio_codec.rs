@@ -12,10 +12,11 @@ use crate::error::FrameError;
 
 /// Runs a [`Decoder`] and [`Encoder`] of the crate `tokio-util` over the bytes of one connection.
 ///
-/// A codec that was written for tokio works without a change, with typed items. Use it as the
-/// [session](crate::Handler::Session) of a connection with [`Framing::raw`], and pass each read to
-/// [`decode`](Self::decode). It also decodes the payloads of another framing, and the datagrams of
-/// one peer. Requires the feature `tokio-util`. No runtime is started: the codecs do no I/O.
+/// A codec that was written for tokio works without a change, with typed items. Use a `TokioCodec`
+/// as the [session](crate::Handler::Session) of a connection with [`Framing::raw`], and pass each
+/// read to [`decode`](Self::decode). A `TokioCodec` can also decode the payloads of another
+/// framing, and the datagrams of one peer. Requires the feature `tokio-util`. No runtime is
+/// started: the codecs do no I/O.
 ///
 /// Received bytes are copied into the buffer that the decoder takes its items from.
 ///

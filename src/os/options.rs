@@ -316,7 +316,7 @@ impl ConnectOptions {
         }
         match socket.connect(&addr) {
             // The connect of a Unix socket succeeds or fails at once. `WouldBlock` means that the
-            // backlog of the listener is full, and no event reports the change (connect(2)).
+            // backlog of the listener is full. No event reports when it has space (connect(2)).
             Err(error) if addr.is_unix() || !is_under_way(&error) => Err(error),
             _ => Ok(socket),
         }

@@ -39,8 +39,8 @@ impl Assembler {
                 Continued::Ended(outcome) => return outcome,
             }
         }
-        // A copy whose address was never taken, so that its fields stay in registers during the
-        // loop.
+        // The code above has taken the address of the old `decoder`. A fresh copy lets the compiler
+        // keep the fields in registers while `deliver_all` loops.
         let mut decoder = decoder;
         let mut undecoded = &bytes[at..];
         if let ControlFlow::Break(end) = deliver_all(&mut undecoded, sink, &mut decoder) {

@@ -1,4 +1,4 @@
-//! Connects to several addresses, and accepts that fail, in virtual time.
+//! Tests in virtual time: a connect to several addresses, and failing accept calls.
 
 use super::sim_world::{MS, Node, SEC, node, run_for, settle, take_events};
 use super::*;

@@ -1,4 +1,5 @@
-//! Peers of TLS connections in memory: the sessions of the tests that run over every transport.
+//! TLS sessions in memory, for the tests that run over every transport. The filter of a connection
+//! uses one side of a session, and the test is its peer.
 //!
 //! The handshake is done in memory before the connection opens. So a test that knows nothing of TLS
 //! sees only the plaintext of its connection. The peer uses rustls's buffered connection, which is

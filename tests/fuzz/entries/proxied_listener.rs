@@ -33,7 +33,8 @@ enum Outcome {
     /// The connection opens, with a header or as a direct client. The framing decodes the stream
     /// from this offset.
     Opens(Option<ProxyHeader>, usize),
-    /// The connection ends before it opens. An error without a value: the header is incomplete.
+    /// The connection ends before it opens. `None`: the header is incomplete, so the reason is the
+    /// end of the stream or the deadline.
     Fails(Option<ProxyError>),
 }
 

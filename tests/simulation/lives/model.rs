@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use unstick::{CloseReason, Closed, ConnId, Detached, FrameError, SendError, Sent};
 
-/// Limits of a run that the model must know.
+/// The settings of a run that affect what the model expects.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rules {
     pub(crate) has_memory_limit: bool,

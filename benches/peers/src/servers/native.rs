@@ -54,7 +54,7 @@ fn serve(serve: Serve) -> io::Result<()> {
     extern "C" fn print_port(port: u16) -> i32 {
         announce(port).map_or(-libc::EIO, |()| 0)
     }
-    // SAFETY: the functions use C types only, and call both callbacks only on this thread.
+    // SAFETY: each `peers_*` function uses C types only, and calls both callbacks on this thread.
     // `on_frame` returns the pointer that it receives, so the reply is as long as the frame.
     match unsafe { serve(on_frame, print_port) } {
         0 => Err(io::Error::other("the event loop ended without an error")),

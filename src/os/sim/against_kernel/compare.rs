@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::step::Step;
 use super::system::{self, Outcomes};
 
-/// Time before each poll, for each repeated run. If the machine is busy, the kernel delivers to a
-/// loopback socket a little later than in the call that sends.
+/// Time to wait before each poll: one value per repeated run. If the machine is busy, the kernel
+/// delivers to a loopback socket a little later than in the call that sends.
 const PATIENCE: [Duration; 9] = {
     let millis = Duration::from_millis;
     [

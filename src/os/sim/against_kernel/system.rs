@@ -418,7 +418,7 @@ fn call_stream(
     }
 }
 
-/// Writes the next `len` bytes of a stream.
+/// Writes at most the next `len` bytes to a stream, and returns how many it took.
 fn write(stream: &mut Stream, written: &mut usize, len: usize) -> io::Result<usize> {
     let bytes: Vec<u8> = (*written..*written + len).map(value_at).collect();
     let len = stream.write(&bytes)?;
