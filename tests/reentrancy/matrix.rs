@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::UnixDatagram as StdUnixDatagram;
-use std::panic::resume_unwind;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
 use unstick::{
@@ -243,9 +243,6 @@ impl Matrix {
         cx.shutdown(deadline);
         assert!(cx.is_shutting_down());
         self.is_shutting_down = true;
-        self.lives
-            .values_mut()
-            .for_each(|life| life.is_ended = true);
     }
 
     /// Sends to a connection, to all connections or on a datagram socket.
@@ -738,7 +735,16 @@ impl Handler for Matrix {
             ShutdownPhase::Unready => Callback::ShutdownUnready,
             _ => Callback::ShutdownClose,
         };
-        self.entered(cx, at, Own::default());
+        let entered = catch_unwind(AssertUnwindSafe(|| self.entered(cx, at, Own::default())));
+        if phase == ShutdownPhase::Close {
+            // All connections are closed after this callback, even if it panics.
+            self.lives
+                .values_mut()
+                .for_each(|life| life.is_ended = true);
+        }
+        if let Err(panic) = entered {
+            resume_unwind(panic);
+        }
     }
 
     fn on_signal(&mut self, cx: &mut Cx<'_>, _: Signal) {
