@@ -11,8 +11,8 @@
 //!   its loop in the machine code can change the time by a seventh.
 //! * It must return the expected sum of all payload bytes before it is measured.
 //!
-//! Three loops around memchr show the lower bound. They have no frame length limit, and they do not
-//! implement a codec.
+//! Three loops around memchr show the lower bound of the time. They have no frame length limit, and
+//! they do not implement a codec.
 //!
 //! * `memchr` finds line ends in place and does not join a line that two reads share. A decoder
 //!   that searches for line ends cannot be faster.
@@ -23,9 +23,9 @@
 //!   the reactor does, and keeps partial lines in a vector. Compare the implementation `connection`
 //!   with this loop.
 //!
-//! Criterion measures one implementation after the other, while the speed of the machine changes.
-//! The argument `ratios` (`cargo bench --bench decode -- ratios`) interleaves the implementations
-//! and prints the ratios of their times.
+//! Criterion measures one implementation after the other, and the speed of the machine can change
+//! in between. To compare implementations, run `cargo bench --bench decode -- ratios`. This command
+//! interleaves the implementations and prints the ratios of their times.
 
 use std::hint::black_box;
 use std::ops::ControlFlow;
@@ -114,8 +114,7 @@ fn by_memchr(reads: &[&[u8]], read_buffer: &mut [u8]) -> u8 {
     sum
 }
 
-/// Finds lines with memchr and delivers each line whole. `buf` is long enough for a line and a
-/// read.
+/// Finds lines with memchr and delivers each line whole. `buf` has space for one line and one read.
 #[inline(never)]
 fn by_memchr_own(reads: &[&[u8]], buf: &mut [u8]) -> u8 {
     let mut sum = 0_u8;

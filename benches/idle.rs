@@ -1,5 +1,5 @@
-//! Memory of an idle connection, in a server with 19,000 connections, or as many as the limits of
-//! the system allow.
+//! Memory of an idle connection, in a server with 19,000 connections, or with as many connections
+//! as the limits of the system allow.
 //!
 //! ```text
 //! cargo bench --bench idle

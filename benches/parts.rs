@@ -25,7 +25,8 @@ use unstick::{ConnId, Context, Framing, Handler, Origin, Payload, Reactor};
 /// Number of connections. A connection takes two descriptors, and the limit of a process is often
 /// 1,024 descriptors.
 const CONNECTIONS: usize = 400;
-/// Number of frames that each connection has received and that are then delivered one by one.
+/// Number of frames that each connection receives. The benchmark then delivers these frames one by
+/// one.
 const UNDELIVERED: usize = 1000;
 const FRAME_LEN: u32 = 8;
 /// Maximum number of frames queued before the queue is drained.
@@ -168,7 +169,8 @@ fn dispatch(c: &mut Criterion) {
     for connections in [1, CONNECTIONS] {
         let mut bench = Bench::new(connections);
         for conn in &bench.conns {
-            // The first grant turns credit on. Later frames are delivered only for credit.
+            // The first grant, even of zero frames, turns credit on. From then on, each frame is
+            // delivered only against credit.
             let granted = bench.reactor.with(|_, cx| cx.grant(*conn, 0));
             granted.expect("the connection is open");
         }
@@ -227,7 +229,7 @@ fn queue(c: &mut Criterion) {
     let conn = bench.conns[0];
     for len in [64, 1024, 16 * 1024] {
         let payload = Payload::from(vec![7; len]).into_shared();
-        // The limit of the write queue bounds the number of long payloads.
+        // Queue fewer long payloads, because the write queue has a limit.
         let count = QUEUED.min((8 << 20) / len);
         let mut group = c.benchmark_group(format!("queue/{len}_bytes"));
         group.throughput(Throughput::Elements(count as u64));

@@ -54,7 +54,7 @@ struct Member {
 struct Chat {
     /// The nicknames of all members, by room.
     rooms: BTreeMap<String, BTreeMap<ConnId, String>>,
-    /// Number of lines of each client whose credit the timer has not given back yet.
+    /// For each client, the number of lines whose credit the timer has not given back yet.
     spent: BTreeMap<ConnId, u64>,
 }
 
@@ -195,7 +195,8 @@ impl Handler for Chat {
     }
 
     /// Removes a client that has ended its side while its lines wait for credit. Those lines are
-    /// dropped. Without this callback, the client would stay a member until the last of them.
+    /// dropped. Without this callback, the client would stay a member until its last line is
+    /// handled.
     fn on_hangup(
         &mut self,
         cx: &mut Context<'_, Self>,

@@ -35,7 +35,8 @@ Usage: client [ADDR] [--tls FILE]
 Sends each line of standard input, and prints each received line. At the end of the
 input, the client sends the waiting lines and ends.";
 
-/// Maximum number of lines that wait to be sent. The client then stops reading its input.
+/// Maximum number of lines that wait to be sent. At this number, the client stops reading its
+/// input.
 const WAITING_MAX: usize = 100;
 
 /// Maximum time that the client waits, at its end, for the server to read the sent lines and close.

@@ -135,7 +135,7 @@ fn main() -> ExitCode {
             let message = "--name needs 1 to 63 letters, digits or hyphens";
             return Err(cli::Failure::Usage(message.to_owned()));
         }
-        // `reuse_addr` lets several instances on one host share the port. Each of them receives
+        // `reuse_addr` lets several instances on one host share the port. Each instance receives
         // every announcement.
         let options = UdpOptions::new()
             .reuse_addr(true)

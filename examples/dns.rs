@@ -6,8 +6,9 @@
 //! dig @127.0.0.1 -p 7053 example.test TXT +tcp
 //! ```
 //!
-//! A query and its answer are one datagram over UDP. Over TCP, each is preceded by its length in
-//! two bytes (RFC 1035, 4.2.2). So both transports share one function.
+//! Over UDP, each query and each answer is one datagram. Over TCP, each of these messages follows
+//! its length in two bytes (RFC 1035, 4.2.2). The content of the messages is the same, so one
+//! function answers both.
 
 #[path = "support/cli.rs"]
 mod cli;
@@ -68,7 +69,7 @@ struct Zone(HashMap<Vec<u8>, Vec<Record>>);
 
 struct Record {
     kind: u16,
-    /// The length of the data, in two bytes, and the data.
+    /// The length of the data in two bytes, then the data.
     data: Vec<u8>,
 }
 
@@ -248,7 +249,7 @@ fn main() -> ExitCode {
         let mut reactor = Reactor::with_config(server, config)?;
         reactor.shutdown_on_signals(Duration::from_secs(1))?;
         let listener = cli::listen(&mut reactor, &addr, Framing::length_u16())?;
-        let addr = reactor.local_addr(listener)?.to_string(); // with port 0: the same port
+        let addr = reactor.local_addr(listener)?.to_string(); // with port 0: the chosen port
         cli::bind_udp(&mut reactor, &addr)?;
         Ok(reactor.run()?)
     })

@@ -101,7 +101,7 @@ impl Echo {
     ///
     /// Two echo services that reply to each other never stop. One datagram with a forged sender
     /// address can start such a loop. Therefore this server ignores datagrams from a port below
-    /// 1024 and from its own port number, because clients do not normally send from these ports.
+    /// 1024 and from its own port number. Clients do not normally send from these ports.
     ///
     /// This check does not recognise an echo service on any other port. A protocol without this
     /// weakness marks each reply, and never replies to a reply.
@@ -123,8 +123,8 @@ fn main() -> ExitCode {
         let options = parse_options(args)?;
         let config = Config::for_public_server(options.memory_max);
         let mut reactor = Reactor::with_config(Echo { udp_port: None }, config)?;
-        // Handle signals before printing `listening`: a script that waits for this line may end
-        // the server at once.
+        // Handle signals before printing `listening`: a script that waits for this line may send a
+        // signal at once.
         reactor.shutdown_on_signals(SHUTDOWN_DEADLINE)?;
         if let Some(addr) = options.tcp {
             let framing = options.framing;

@@ -29,8 +29,8 @@ times a second: the number of the step, and the place X,Y of each player.";
 
 /// Time between two steps of the world.
 const STEP: Duration = Duration::from_millis(50);
-/// Maximum number of missed steps that follow a late step at once. Earlier missed steps are left
-/// out.
+/// Maximum number of missed steps that the world makes up for without a pause. Earlier missed steps
+/// are left out.
 const STEPS_LATE_MAX: u32 = 5;
 /// Width and height of the world, which is a torus.
 const SIZE: i32 = 100;
@@ -90,9 +90,9 @@ impl Handler for World {
     }
 }
 
-/// Runs turns until `end`. A wait of `turn` may end up to 1 ms late, because the system waits for
-/// whole milliseconds. So this function waits there for whole milliseconds, rounded down, and
-/// sleeps for the rest.
+/// Runs turns until `end`. The wait of `turn` may be up to 1 ms too long, because the system waits
+/// for whole milliseconds. So this function rounds that wait down to whole milliseconds, and sleeps
+/// for the rest.
 fn turns_until(reactor: &mut Reactor<World>, end: Instant) -> io::Result<()> {
     loop {
         let left = end.saturating_duration_since(Instant::now());
@@ -109,7 +109,8 @@ fn turns_until(reactor: &mut Reactor<World>, end: Instant) -> io::Result<()> {
 fn main() -> ExitCode {
     cli::run("game_loop", HELP, |args| {
         let [addr] = cli::operands(args)?;
-        // A client that reads too slowly misses places, and is closed if it reads nothing.
+        // A client that reads too slowly misses some steps. A client that reads nothing is
+        // disconnected.
         let config = Config::new()
             .write_queue_bytes_max(64 << 10)
             .write_high_bytes(32 << 10)

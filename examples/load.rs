@@ -31,8 +31,9 @@ Usage: load ADDR [OPTION]...
 Prints the messages per second, and percentiles and a histogram of the time from send
 to echo. The exit code is 1 if a connection fails, an echo differs, or no echo arrives.";
 
-/// Number of buckets for each power of two. Each microsecond below 16 us has its own bucket. A
-/// longer latency uses one of the upper eight buckets, whose width is at most an eighth of it.
+/// Number of buckets for each power of two. Below 16 us, each microsecond has its own bucket. From
+/// 16 us on, a power of two uses only its upper eight buckets. Their width is at most an eighth of
+/// the latency.
 const PARTS: usize = 16;
 
 /// Counts of latencies in microseconds, in buckets whose width grows with the latency.
@@ -53,7 +54,7 @@ impl Histogram {
         self.counts[Self::index(micros).min(last)] += 1;
     }
 
-    /// Returns the end of a bucket: the latencies in it are shorter.
+    /// Returns the end of a bucket. All latencies in the bucket are shorter.
     fn end(index: usize) -> u64 {
         (index as u64 % PARTS as u64 + 1) << (index / PARTS)
     }

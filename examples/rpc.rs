@@ -152,8 +152,8 @@ impl<C> Calls<C> {
         }
     }
 
-    /// Sends a request. If it is sent, exactly one call of `on_frame`, `on_timer` or `on_close`
-    /// returns its `context` and the result.
+    /// Sends a request. If the request is sent, exactly one call of `on_frame`, `on_timer` or
+    /// `on_close` returns `context` and the result.
     fn call<H: Handler>(
         &mut self,
         cx: &mut Context<'_, H>,
@@ -206,7 +206,7 @@ impl<C> Calls<C> {
 }
 
 struct Client {
-    /// The calls; the text of each request is its context.
+    /// The calls. The context of a call is the text of its request.
     calls: Option<Calls<String>>,
     has_failed: bool,
     has_timed_out: bool,

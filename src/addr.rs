@@ -141,8 +141,8 @@ impl From<UnixAddr> for Addr {
 ///
 /// # Text
 ///
-/// The text is `unix:` and the path, or on Linux `unix:@` and the abstract name. It is `unix:`
-/// alone for an unnamed address. These bytes of a path or name are escaped, for display and for
+/// The text is `unix:` and the path, or on Linux `unix:@` and the abstract name. The text of an
+/// unnamed address is `unix:` alone. These bytes of a path or name are escaped, for display and for
 /// parsing:
 ///
 /// * A backslash is written as `\\`.

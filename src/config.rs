@@ -47,8 +47,8 @@ pub struct Config {
     /// counts as `read_budget_bytes`.
     ///
     /// Default: 260 KiB, which fits sixteen frames of 16 KiB, or one frame of 256 KiB, with their
-    /// headers. All reads share one buffer, except those that continue a long frame. It starts with
-    /// 68 KiB and grows, up to this limit, if more data arrives at once.
+    /// headers. All reads share one buffer, except those that continue a long frame. The shared
+    /// buffer starts with 68 KiB and grows, up to this limit, if more data arrives at once.
     pub read_len_max: usize,
     /// Number of bytes that one connection may read per turn. At least 1.
     ///
@@ -77,7 +77,7 @@ pub struct Config {
     /// `write_queue_bytes_max`.
     ///
     /// Default: 260 KiB, the maximum length of one read. So the echo of one read does not exceed
-    /// the watermark and stop the reading.
+    /// the watermark, which would stop the reading.
     pub write_high_bytes: usize,
     /// Low watermark of a write queue, in bytes.
     ///
@@ -96,8 +96,8 @@ pub struct Config {
     /// Default: false, because most output is the reply to a frame of the same connection.
     pub read_above_high: bool,
     /// Maximum size of a write queue, in bytes. If a payload would make the queue exceed this size,
-    /// it is rejected with [`SendError::Full`](crate::SendError). At least 1, and at least
-    /// `write_high_bytes`. To lower it below 260 KiB, lower `write_high_bytes` and
+    /// the payload is rejected with [`SendError::Full`](crate::SendError). At least 1, and at least
+    /// `write_high_bytes`. To set a maximum below 260 KiB, lower `write_high_bytes` and
     /// `write_low_bytes` too.
     ///
     /// Output is written at the end of a dispatch or of a turn, so the queue holds everything that
@@ -153,8 +153,8 @@ pub struct Config {
     /// Maximum number of connections that are in a TLS handshake, or that exchange other bytes that
     /// are not frames. At least 1.
     ///
-    /// The limit applies only to accepted connections: further ones that do not open at once are
-    /// closed and reported as refused.
+    /// The limit applies only to accepted connections. If it is reached, a further connection that
+    /// does not open at once is closed and reported as refused.
     ///
     /// Default: 4,096. A handshake holds up to about 20 KB, so all handshakes take at most 80 MB.
     pub preparing_max: usize,
@@ -241,7 +241,8 @@ pub struct Config {
     /// closed it.
     ///
     /// The timeouts `idle_timeout`, `read_idle_timeout` and `frame_deadline` close a connection in
-    /// this way. So `on_close` of a peer that has vanished comes this much later.
+    /// this way. If the peer has vanished, `on_close` follows `close_deadline` after such a
+    /// timeout.
     ///
     /// Default: 10 s, so that a peer that never closes does not keep a descriptor for long.
     pub close_deadline: Duration,
@@ -268,7 +269,8 @@ pub struct Config {
     /// later.
     ///
     /// Any byte counts as input, even if its frame is incomplete. A peer does not count as silent
-    /// while its input waits because the connection is not read, or after it has ended its side.
+    /// in two cases: its input waits because the connection is not read, or the peer has ended its
+    /// side.
     ///
     /// Default: `None`, because in many protocols one side only listens.
     pub read_idle_timeout: Option<Duration>,
@@ -313,8 +315,8 @@ pub struct Config {
     ///
     /// Default: 4,096, so that a burst of connects between two turns fits into the queue.
     pub backlog: u32,
-    /// Maximum number of events in a [recording](crate::cutmap). If it is reached, the oldest
-    /// events are discarded. Zero records nothing.
+    /// Maximum number of events in a [recording](crate::cutmap). If this number is reached, the
+    /// oldest events are discarded. Zero records nothing.
     ///
     /// Each event takes 64 bytes. No memory is used until recording begins.
     ///
@@ -444,10 +446,11 @@ impl Config {
     ///
     /// A protocol whose clients are silent for longer than 60 s needs a longer `read_idle_timeout`,
     /// or heart-beats. An example is a chat, whose members may only listen: output does not restart
-    /// this timeout. A longer `idle_timeout` has no effect beside it.
+    /// `read_idle_timeout`. A longer `idle_timeout` has no effect, because `read_idle_timeout`
+    /// passes first.
     ///
-    /// Two things depend on the clients and stay as they are by default. Set them
-    /// too if you can:
+    /// Two other limits depend on the clients, and keep their default values. Set these limits too
+    /// if you can:
     ///
     /// * The longest frame: [`Framing::frame_len_max`](crate::Framing::frame_len_max), 1 MiB by
     ///   default.

@@ -178,8 +178,9 @@ pub enum SendError {
     /// it, or its connect or a write failed. [`on_close`](crate::Handler::on_close) reports the
     /// cause, for example an address of `connect` that is not valid.
     ///
-    /// After a failed write, `on_close` follows after the frames that were received before. If the
-    /// connection is paused and such frames wait, `on_close` follows after it is resumed.
+    /// After a failed write, the frames that were received earlier are delivered before `on_close`.
+    /// If the connection is paused while such frames wait, `on_close` follows after the connection
+    /// is resumed.
     Closing,
     /// The payload would make the write queue exceed
     /// [`Config::write_queue_bytes_max`](crate::Config::write_queue_bytes_max), or the reactor's

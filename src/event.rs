@@ -171,8 +171,9 @@ pub enum CloseReason {
     /// This side has sent the alert, unless the peer sent one. If
     /// [`on_open`](crate::Handler::on_open) was not called, the handshake failed.
     ///
-    /// The alert is the last record of the session. So output that was not written before it is
-    /// lost, also the replies to frames that arrived in the same read.
+    /// The alert is the last record of the session. So output that was not written before the alert
+    /// is lost. This includes the replies to frames that were received in one read with the
+    /// violation.
     #[cfg(feature = "tls")]
     Tls(TlsError),
     /// The peer ended its side without a TLS `close_notify`, so later bytes may be missing: an
@@ -267,8 +268,8 @@ pub enum Refusal {
     /// [`Config::connections_max`](crate::Config::connections_max) connections are open.
     Connections,
     /// [`Config::connections_per_addr_max`](crate::Config::connections_per_addr_max) connections
-    /// from the IP address of the peer, or of the client that a header of the PROXY protocol
-    /// announced, are open.
+    /// from one IP address are open. The address is that of the peer, or of the client that a
+    /// header of the PROXY protocol announced.
     ConnectionsPerAddr,
     /// The peer is not trusted, and the listener [requires] a header of the PROXY protocol.
     ///
@@ -328,8 +329,9 @@ pub struct Detached {
 }
 
 impl Detached {
-    /// Creates a value for a socket that was not in a reactor before, without any bytes. If the
-    /// program has read bytes or must still send some, set the fields.
+    /// Creates a value for a socket that was not in a reactor before.
+    /// [`undelivered`](Self::undelivered) and [`unsent`](Self::unsent) are empty: set them if the
+    /// program has read bytes or still has output.
     pub fn new(socket: impl Into<OwnedSocket>) -> Self {
         Self {
             socket: socket.into(),
@@ -346,8 +348,8 @@ impl Detached {
     ///
     /// [`Context::adopt_detached`](crate::Context::adopt_detached) continues this skip, whatever
     /// framing it is called with. The skip needs the bytes of [`undelivered`](Self::undelivered):
-    /// if some were removed, the rest of the skipped bytes may be decoded as frames. A program that
-    /// continues without a reactor has to find the end of the skipped bytes itself.
+    /// if bytes were removed there, the rest of the skipped bytes may be decoded as frames. A
+    /// program that continues without a reactor has to find the end of the skipped bytes itself.
     #[must_use]
     pub fn is_skipping(&self) -> bool {
         !matches!(self.skip, UnfinishedSkip::None)

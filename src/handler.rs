@@ -189,7 +189,7 @@ pub trait Handler: Sized {
     ///
     /// `peer` is the address of the peer, or of the client that a header of the PROXY protocol
     /// announced. The connection has no id and gets no other callback. To leave further connections
-    /// in the backlog, [pause](Context::pause) or close the listener here. The default does
+    /// in the backlog, [pause](Context::pause) the listener here. The default does
     /// nothing.
     fn on_refused(
         &mut self,
@@ -202,8 +202,8 @@ pub trait Handler: Sized {
 
     /// Reports that a write queue has drained: it was above the high watermark
     /// ([`Sent::AboveHigh`](crate::Sent)) or rejected a payload ([`SendError::Full`]), and is now
-    /// at or below the low watermark. The unsent bytes of an [adopted](Context::adopt_detached)
-    /// connection count as above the high watermark if they exceed the low one.
+    /// at or below the low watermark. If the unsent bytes of an [adopted](Context::adopt_detached)
+    /// connection exceed the low watermark, the queue counts as above the high watermark.
     ///
     /// Sending may continue. The callback is called once each time the queue drains. It is also
     /// called when memory is free again, for a connection whose output was rejected at
@@ -227,8 +227,9 @@ pub trait Handler: Sized {
     /// The default does not suit a handler that computes replies later. A peer may send its request
     /// and its FIN together. The default then closes the connection, and a `send` 100 ms later
     /// fails with [`SendError::Closing`]. Such a handler overrides this callback. If the callback
-    /// does not close the connection, it stays open for output until the handler closes it. No
-    /// deadline ends it, so set [`Config::idle_timeout`](crate::Config::idle_timeout).
+    /// does not close the connection, the connection stays open for output until the handler closes
+    /// it. No deadline ends the connection, so set
+    /// [`Config::idle_timeout`](crate::Config::idle_timeout).
     ///
     /// # Examples
     ///
@@ -318,7 +319,7 @@ pub trait Handler: Sized {
     /// The socket is closed, unless the reason is [`CloseReason::Detached`]: the handler then owns
     /// the open socket, and closes it when it drops the [`Detached`](crate::Detached). The peer's
     /// address is available until this callback returns. After that, calls with the id fail or do
-    /// nothing. The default does nothing, so it closes a detached socket too.
+    /// nothing. The default drops `closed`. This also closes a detached socket.
     ///
     /// [`CloseReason::ConnectFailed`]: crate::CloseReason::ConnectFailed
     /// [`CloseReason::Detached`]: crate::CloseReason::Detached
@@ -335,8 +336,8 @@ pub trait Handler: Sized {
     ///
     /// A sender can forge the source address of a datagram. With a forged address, two servers that
     /// reply to every datagram can be made to reply to each other forever (CVE-2024-2169). Do not
-    /// reply to an address or port that itself replies. Make sure that a reply is never a valid
-    /// request and is not longer than the request.
+    /// reply to the address or port of a service that itself replies. Make sure that a reply is
+    /// never a valid request and is not longer than the request.
     fn on_datagram(&mut self, cx: &mut Context<'_, Self>, socket: UdpId, datagram: Datagram<'_>) {}
 
     /// Reports an error of a UDP socket, which stays open.
@@ -362,9 +363,9 @@ pub trait Handler: Sized {
     /// Reports an error of a Unix datagram socket, which stays open.
     ///
     /// A datagram could not be received. Linux reports `ConnectionReset` if the connected peer
-    /// connects to another socket while it has unread datagrams: it has lost these datagrams. An
-    /// error of a send is not reported here, because [`Context::send_unix_datagram`] returns it.
-    /// The default does nothing.
+    /// connects to another socket while the peer has unread datagrams. The peer has then lost these
+    /// datagrams. An error of a send is not reported here, because [`Context::send_unix_datagram`]
+    /// returns it. The default does nothing.
     ///
     /// If 16 consecutive receives fail, the socket waits for its next datagram before it tries
     /// again.
@@ -397,11 +398,11 @@ pub trait Handler: Sized {
     /// [`Drain`](ShutdownPhase::Drain), a handler can ask its clients to leave, or close idle
     /// connections.
     ///
-    /// [`Close`](ShutdownPhase::Close) is reported before the connections and sockets are closed,
-    /// except for the listeners. So a handler can say goodbye: a message sent or
-    /// [broadcast](Context::broadcast) in this callback is queued, and leaves before the
-    /// connection ends its side. All is closed when the callback returns or panics. The default
-    /// does nothing.
+    /// [`Close`](ShutdownPhase::Close) is reported after the listeners are closed, and before the
+    /// connections and the other sockets are closed. So a handler can say goodbye: a message sent
+    /// or [broadcast](Context::broadcast) in this callback is queued, and leaves before the
+    /// connection ends its side. All connections and sockets are closed when the callback returns
+    /// or panics. The default does nothing.
     ///
     /// # Examples
     ///

@@ -70,8 +70,8 @@ impl PollToken {
         self.0 & 0xFFFF_FFFF
     }
 
-    /// Returns the token of this number; `None` if it was registered for an entry of another
-    /// generation.
+    /// Returns the token of this number; `None` if the number was registered for an entry of
+    /// another generation.
     #[inline]
     pub(crate) fn of(self, generation: NonZeroU32) -> Option<Token> {
         let token = Token::new(u32::try_from(self.key()).ok()?, generation);

@@ -134,8 +134,8 @@
 //!
 //! All framings except `raw`, `fixed` and `custom` reject frames longer than
 //! [`frame_len_max`](Framing::frame_len_max), in both directions. The length that a peer announces
-//! is checked when the header is complete. No memory is reserved for it: a connection's buffer
-//! grows with the bytes received.
+//! is checked when the header is complete. No memory is reserved for the announced length: a
+//! connection's buffer grows with the bytes received.
 //!
 //! A frame that is too long ends the connection with [`CloseReason::Frame`], which reports the
 //! frame's offset in the stream. [`Framing::skip_too_long`] discards such frames instead, and
@@ -178,15 +178,15 @@
 //! # Datagrams
 //!
 //! UDP keeps message boundaries, so there is nothing to decode. A message that a peer sent with one
-//! call arrives as one [`Datagram`] or is lost. A datagram may be empty. Its field
-//! `truncated` is true if it was longer than the limit.
+//! call arrives as one [`Datagram`] or is lost. A datagram may be empty. If a datagram was longer
+//! than the limit, its field `truncated` is true.
 //!
-//! [`Context::send_to`] queues a datagram. The queue is sent at the end of the turn, or earlier.
-//! On Linux, a reply leaves from the address that the request was sent to, also if the socket is
-//! bound to a wildcard address. [`UdpOptions`] asks for more details of a datagram: ECN mark,
-//! receive time. The address of the reply and these details need the feature `udp-batch`, which is
-//! on by default.
-//! [`Handler::on_datagram_error`] reports the errors of the kernel; they do not close the socket.
+//! [`Context::send_to`] queues a datagram. The queue is sent at the end of the turn, or earlier. On
+//! Linux, a reply leaves from the address that the request was sent to, also if the socket is bound
+//! to a wildcard address. [`UdpOptions`] asks for more details of a datagram: ECN mark, receive
+//! time. These details and the choice of the address for a reply need the feature `udp-batch`,
+//! which is on by default. [`Handler::on_datagram_error`] reports the errors of the kernel; they do
+//! not close the socket.
 //!
 //! On Linux one system call receives or sends many datagrams (`recvmmsg`, `sendmmsg`). Consecutive
 //! datagrams of one length to one peer pass through the kernel as one (GRO, GSO). Reply inside the
@@ -201,9 +201,9 @@
 //! make the kernel send a reset. A reset destroys data that the peer has not read yet.
 //! [`Context::abort`] sends a reset on purpose.
 //!
-//! `on_half_close` reports a peer that has ended its side; the peer still receives output. Its
-//! default closes the connection: see [`Handler::on_half_close`] if a reply may come later.
-//! [`Context::half_close`] ends this side in the same way, and input still arrives.
+//! `on_half_close` reports a peer that has ended its side; the peer still receives output. The
+//! default of this callback closes the connection: see [`Handler::on_half_close`] if a reply may
+//! come later. [`Context::half_close`] ends only this side of a connection; input still arrives.
 //!
 //! `on_close` is called exactly once for every connection, also for one that never opened, but not
 //! for a [refused](Handler::on_refused) one. It receives the reason and the number of bytes lost.
@@ -242,13 +242,13 @@
 //! * [`write_stall_timeout`](Config::write_stall_timeout) aborts connections whose peer does not
 //!   read.
 //!
-//! They are off by default, and so is the limit of memory. [`Config::for_public_server`] sets all
-//! of them for a server that unknown clients can reach.
+//! These timeouts and `memory_bytes_max` are off by default. [`Config::for_public_server`] sets all
+//! four for a server that unknown clients can reach.
 //!
 //! # Socket options
 //!
 //! [`listen`](Reactor::listen), [`connect`](Reactor::connect) and [`bind_udp`](Reactor::bind_udp)
-//! are the short forms. [`listen_with`](Context::listen_with),
+//! use the default options. [`listen_with`](Context::listen_with),
 //! [`connect_with`](Context::connect_with) and [`bind_udp_with`](Context::bind_udp_with) take
 //! options that must be set before the socket is in use: a shared port
 //! ([`ListenOptions::reuse_port`]), a timeout or a local address ([`ConnectOptions`]), multicast

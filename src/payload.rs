@@ -7,9 +7,8 @@ use std::sync::Arc;
 /// A payload passed by value, which can be queued without a copy.
 ///
 /// A `Vec<u8>`, a `Box<[u8]>` or a `String` becomes an owned payload. An `Arc<[u8]>`, a `&'static
-/// [u8]` or a literal becomes a shared payload, and with the feature `bytes` also a
-/// `bytes::Bytes`. Cloning a shared payload copies no bytes; cloning an owned one copies all of
-/// them.
+/// [u8]` or a literal becomes a shared payload, and with the feature `bytes` also a `bytes::Bytes`.
+/// Cloning a shared payload copies no bytes; cloning an owned payload copies all bytes.
 ///
 /// # Examples
 ///

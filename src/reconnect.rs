@@ -1,7 +1,7 @@
 //! [`Reconnect`] and [`Backoff`]: a client connection that is opened again each time it ends.
 //!
-//! A handler with other needs can replace them with about a page of code: a connect, a timer, and
-//! the callbacks `on_close` and `on_timer`.
+//! A handler with other needs can replace both types with about a page of code: a connect, a timer,
+//! and the callbacks `on_close` and `on_timer`.
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;
@@ -261,11 +261,11 @@ where
     /// * `conn` is another connection.
     /// * A shutdown has reached the phase [`Close`](crate::ShutdownPhase::Close).
     /// * The handler [detached](Context::detach) the connection, so the connection to the server is
-    ///   still open. Call [`open`](Reconnect::open) for a second one.
+    ///   still open. Call [`open`](Reconnect::open) to open a second connection.
     /// * No server can have the address: the text is malformed (for example, it has no port), the
     ///   port is 0, or the address names a group of hosts. If a name has several addresses, this
-    ///   must hold for all of them. These are connect errors of the kinds `InvalidInput` and
-    ///   `Unsupported` that do not come from the system. A host name that is not found is tried
+    ///   must hold for all of them. The error of the connect is then `InvalidInput` or
+    ///   `Unsupported`, and does not come from the system. A host name that is not found is tried
     ///   again.
     pub fn on_close<H: Handler>(
         &mut self,

@@ -87,7 +87,7 @@ impl ShutdownPlan {
         ]
     }
 
-    /// Returns a plan that ends each phase as early as the earlier of two plans does.
+    /// Returns a plan in which each phase ends at the earlier of its ends in the two plans.
     pub(crate) fn or_earlier(self, other: Self) -> Self {
         let [a, b] = [self.ends(), other.ends()];
         let [unready, drain, close] = [0, 1, 2].map(|phase| a[phase].min(b[phase]));

@@ -126,8 +126,9 @@ pub struct Stats {
     pub datagram_bytes_out: u64,
     /// Number of delivered datagrams that were truncated.
     pub datagrams_truncated: u64,
-    /// Number of outgoing datagrams lost: rejected because the queue or the memory budget was full,
-    /// failed to be sent, or still queued when their socket was closed.
+    /// Number of outgoing datagrams that were lost. They were rejected because the queue or the
+    /// memory budget was full, could not be sent, or were still queued when their socket was
+    /// closed.
     pub datagrams_dropped: u64,
     /// Time spent in callbacks, including the time to decode the frames passed to them. Zero unless
     /// [`Config::slow_callback_min`](crate::Config::slow_callback_min) is set.
@@ -147,8 +148,8 @@ pub struct Stats {
     pub ready: usize,
     /// Current number of timers: those of the handler and a few of the reactor itself.
     pub timers: usize,
-    /// Number of datagrams that a connected socket dropped, because their sender is not its peer.
-    /// The kernel received them before the connect.
+    /// Number of datagrams that a connected socket dropped, because the sender is not the socket's
+    /// peer. The kernel received these datagrams before the connect.
     pub datagrams_filtered: u64,
     /// Number of datagrams that the kernel dropped because the receive buffer of their socket was
     /// full. Zero unless [`UdpOptions::count_overflows`] is set.

@@ -261,8 +261,8 @@ fn paused_udp_socket_sends_but_does_not_receive() {
     assert_eq!(reactor.stats().datagrams_in, 2);
 }
 
-/// The test reads `ListenOverflows` in `netstat`, the counter that the guide names. Linux counts
-/// for a whole network, so the test uses a new one.
+/// The test reads `ListenOverflows` in `netstat`, the counter that the guide names. Linux keeps one
+/// counter for each network namespace, so the test uses a new namespace.
 #[cfg(target_os = "linux")]
 #[test]
 fn full_backlog_drops_connects_and_the_kernel_counts_them() {

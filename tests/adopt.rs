@@ -251,7 +251,7 @@ fn adopting_a_socket_of_the_wrong_kind_fails_and_closes_it() {
     #[cfg(target_os = "linux")]
     {
         use socket2::{Domain, Socket, Type};
-        // A socket of AF_NETLINK (16) has datagrams, but it has no IP address, so it is not a UDP
+        // A socket of AF_NETLINK (16) carries datagrams, but has no IP address. So it is not a UDP
         // socket.
         let netlink =
             Socket::new(Domain::from(16), Type::DGRAM, None).expect("the socket is created");

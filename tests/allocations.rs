@@ -62,7 +62,7 @@ impl Handler for Echo {
     fn on_frame(&mut self, cx: &mut Context<'_, Self>, conn: ConnId, _: &mut (), frame: &[u8]) {
         match cx.send(conn, frame) {
             Ok(Sent::AboveHigh) => self.is_above.store(true, Ordering::Release),
-            // The client of the test of watermark crossings ends the connection while frames and
+            // In the test of watermark crossings, the client ends the connection while frames and
             // echoes are in flight. These frames need no echo.
             Ok(_) | Err(SendError::Closing) => {}
             Err(error) => panic!("{error}"),

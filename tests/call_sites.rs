@@ -105,8 +105,8 @@ fn payloads_are_bytes_or_text_and_broadcast_takes_references() {
     }
 }
 
-/// The configuration allows two minutes for a close, and the connection 1 ms. The peer never
-/// closes.
+/// The close deadline is two minutes in the configuration, and 1 ms in the limits of the
+/// connection. The peer never closes.
 #[test]
 fn own_close_deadline_ends_a_close_before_that_of_the_config() {
     let config = Config::new().close_deadline(2 * DEADLINE);

@@ -25,8 +25,8 @@ fn pair(reactor: &Reactor<Probe>) -> Option<(ConnId, ConnId)> {
     Some((connected, accepted))
 }
 
-/// Returns a reactor that records all connections and has a connection to itself, and the ids of
-/// both ends: sender and receiver.
+/// Returns a reactor that records all connections and has a connection to itself. Also returns the
+/// ids of both ends: sender and receiver.
 fn connected(config: Config, framing: &Framing) -> (Reactor<Probe>, ConnId, ConnId) {
     let (mut reactor, addr) = listening(Probe::silent(), config, framing.clone());
     reactor.with(|_, cx| cx.record_all());

@@ -12,8 +12,8 @@ use unstick::{
     Origin, Out, Reactor, Step,
 };
 
-/// Removes all recorded events, and returns the connections that they detached. Panics if one of
-/// the events is another close.
+/// Removes all recorded events. Returns the detached connection of each `on_close`. Panics if an
+/// `on_close` has another reason.
 fn detached(reactor: &mut Reactor<Probe>) -> Vec<Detached> {
     let events = std::mem::take(&mut reactor.handler_mut().events);
     let closed = events.into_iter().filter_map(|event| match event {
@@ -35,7 +35,7 @@ fn detach(reactor: &mut Reactor<Probe>, conn: ConnId) -> Detached {
     detached(reactor).pop().expect("the connection is detached")
 }
 
-/// A handler that echoes each frame, and detaches the connection after it.
+/// A handler that echoes each frame, and then detaches the connection.
 #[derive(Default)]
 struct Hop {
     frames: Vec<Vec<u8>>,
@@ -191,7 +191,8 @@ fn unsent_output_moves_with_a_detached_connection() {
     assert_eq!(received[LEN..], *b"end");
 }
 
-/// A length framing counts the bytes to skip. A delimiter framing searches for its delimiter.
+/// To skip a frame, a length framing counts bytes, and a delimiter framing searches for its
+/// delimiter.
 #[test]
 fn skip_of_a_too_long_frame_continues_after_a_move() {
     for (framing, start, end) in [
@@ -244,8 +245,8 @@ fn unsent_output_above_low_watermark_holds_reads_after_a_move() {
 struct Nul;
 
 impl Codec for Nul {
-    /// Number of bytes of the current frame that were skipped, and number of bytes after them that
-    /// were searched.
+    /// Number of skipped bytes of the current frame, and number of searched bytes after the skipped
+    /// bytes.
     type State = (u64, usize);
 
     fn decode(
@@ -282,8 +283,9 @@ impl Codec for Nul {
     }
 }
 
-/// Detaches a connection whose framing has skipped the beginning of a frame that is too long.
-/// Returns its client and the detached connection. `reframed` replaces the framing before that.
+/// Detaches a connection while its framing skips a frame that is too long. If `reframed` is set,
+/// this framing replaces the old one before the detach. Returns the client and the detached
+/// connection.
 fn moved_in_a_skip(framing: &Framing, reframed: Option<Framing>) -> (TcpStream, Detached) {
     let framing = framing.clone().frame_len_max(4).skip_too_long();
     let (mut reactor, addr) = listening(Probe::silent(), Config::default(), framing);

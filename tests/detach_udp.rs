@@ -34,7 +34,7 @@ fn datagrams(probe: &Probe) -> Vec<&[u8]> {
     data.collect()
 }
 
-/// Sends datagrams that contain their numbers.
+/// Sends one datagram for each number. The payload is the number.
 fn send_numbers(from: &UdpSocket, to: SocketAddr, numbers: std::ops::Range<u32>) {
     for number in numbers {
         let sent = from.send_to(&number.to_be_bytes(), to);
@@ -157,7 +157,7 @@ fn queued_datagrams_are_sent_after_a_udp_detach() {
             queued.expect("the queue has space");
         }
         let detached = cx.detach_udp(socket).expect("the socket is open");
-        // The duplicate sends too, while the reactor sends the rest.
+        // The detached socket sends at once, and the reactor sends the queued datagrams later.
         UdpSocket::from(detached)
             .send_to(&99u32.to_be_bytes(), addr_of(&peer))
             .expect("the datagram is accepted");
@@ -211,7 +211,7 @@ fn detached_udp_socket_keeps_its_connected_peer() {
         .expect("the socket has a peer");
     settle(&mut next);
     assert_eq!(receive(&friend), b"to the peer");
-    // The kernel reports the refusal of this datagram to its sender, if at all.
+    // The kernel drops this datagram, and may report the refusal to its sender.
     let _ = stranger.send_to(b"filtered", addr);
     friend
         .send_to(b"from the peer", addr)
@@ -220,8 +220,9 @@ fn detached_udp_socket_keeps_its_connected_peer() {
     assert_eq!(datagrams(next.handler()), [b"from the peer"]);
 }
 
-/// Datagrams are joined (`UDP_GRO`) while the socket waits for its next reactor, which may not use
-/// batches, or may count overflows: both read the socket in another way.
+/// The kernel joins datagrams (`UDP_GRO`) while the socket waits for its next reactor. The next
+/// reactor may receive without batches, or may count overflows. Each of these settings uses another
+/// way to receive.
 #[test]
 #[cfg(target_os = "linux")]
 fn joined_datagrams_of_an_adopted_socket_are_split() {
@@ -261,7 +262,7 @@ fn adopt_with_joined_datagrams(in_batches: bool, options: &UdpOptions) {
 }
 
 const MOVES: u64 = if cfg!(debug_assertions) { 500 } else { 10_000 };
-/// Number of peers. Each has one datagram on its way, so that the receive buffer is long enough.
+/// Number of peers. Each peer has one datagram in transit, so all datagrams fit the receive buffer.
 const PEERS: u64 = 8;
 
 /// An echo server that moves its socket to the other reactor after each third datagram.
@@ -287,7 +288,7 @@ impl Handler for Hop {
             self.moves.fetch_add(1, Ordering::Relaxed);
             let other = self.other.as_ref().expect("both reactors know each other");
             let posted = other.post(move |_, cx| {
-                // Fails if the test has ended, and shuts the reactors down.
+                // The adopt fails if the test has ended and the reactors shut down.
                 let _adopted = cx.adopt_udp(detached);
             });
             posted.expect("the other reactor exists");

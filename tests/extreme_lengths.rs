@@ -27,7 +27,8 @@ fn compare(format: &Format, limit: Limit, stream: &[u8]) {
     }
 }
 
-/// Checks for three payloads that the framer accepts exactly those that the reference accepts.
+/// Encodes three payloads. Checks that the framer accepts a payload exactly if the reference
+/// accepts it.
 fn compare_encoders(format: &Format, limit: Limit) {
     let mut framer = Framer::new(format.framing(limit));
     for payload in [&b""[..], b"a", &[7; 300]] {

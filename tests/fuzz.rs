@@ -26,7 +26,7 @@ fn every_fuzz_entry_passes_its_corpus() {
                 "{} is longer than {FILE_LEN_MAX} bytes",
                 path.display()
             );
-            // This line makes the output of a failed test end with the input that failed.
+            // If the test fails, the last printed line names the failing input.
             println!("{}", path.display());
             entry(&data);
             count += 1;

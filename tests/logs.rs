@@ -34,7 +34,7 @@ impl Log for Lines {
     fn flush(&self) {}
 }
 
-/// Checks that a line about a connection names it in its keys too.
+/// Checks that the keys `conn` and `peer` of a log line agree with its text.
 #[cfg(feature = "log-kv")]
 fn assert_keys(record: &Record<'_>, line: &str) {
     let key = |name: &str| {

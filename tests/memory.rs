@@ -1,6 +1,6 @@
 //! The memory budget that all connections share (`Config::memory_bytes_max`): pausing at the
-//! budget, resuming below it, and aborting the connection that uses the most memory at the
-//! deadline.
+//! budget, resuming below it, and, at the deadline, aborting the connection that uses the most
+//! memory.
 
 mod common;
 

@@ -157,7 +157,7 @@ fn metrics_equal_the_traffic_of_the_clients() {
     });
 }
 
-/// The counters by limit, error and reason are registered when they count for the first time. So
+/// A counter for a limit, an error or a reason is registered when it counts for the first time. So
 /// the test refuses a client, and another client sends a line that is too long.
 #[test]
 fn every_metric_has_a_description() {

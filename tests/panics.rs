@@ -112,8 +112,8 @@ fn assert_still_works(mut reactor: Reactor<Probe>, addr: SocketAddr) {
     });
     drive(&mut reactor, |_| server.is_finished());
     server.join().expect("the new connection gets its echo");
-    // Use a deadline that the test does not reach. At its deadline, a shutdown would also close a
-    // connection that was not reaped, and hide that bug.
+    // Use a deadline that the test does not reach. At its deadline, the shutdown would also close a
+    // connection that was wrongly not reaped, and the test would not find this bug.
     reactor.with(|_, cx| cx.shutdown(2 * common::DEADLINE));
     drive(&mut reactor, Reactor::is_shut_down);
     let stats = reactor.stats();

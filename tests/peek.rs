@@ -100,8 +100,8 @@ fn bytes_after_the_current_frame_are_visible_at_once() {
     }
 }
 
-/// The handler peeks at the open and after each frame. No byte is lost or repeated, for each offset
-/// at which the stream is cut.
+/// The handler peeks in `on_open` and after each frame. The stream is cut at each offset in turn.
+/// No byte may be lost or repeated.
 #[test]
 fn peek_before_each_frame_keeps_the_stream() {
     for name in FRAMINGS {

@@ -275,7 +275,7 @@ mod process {
             let calls = std::fs::read_to_string(&trace).expect("strace writes the trace file");
             calls.lines().count()
         };
-        // The loop is idle once the close is complete, and the timer has ended that frees memory.
+        // The loop is idle after the close is complete and the timer that frees memory has ended.
         let deadline = Instant::now() + DEADLINE;
         let mut before = calls();
         loop {
@@ -301,8 +301,9 @@ mod process {
 
     /// 200 clients connect to a process with at most 64 descriptors, more than 30 of which are in
     /// use. The clients without a descriptor wait in the backlog; meanwhile the loop neither spins
-    /// nor floods the log. The waiting clients are accepted when descriptors are free again. No new
-    /// client must connect for that, and code outside the reactor may have freed the descriptors.
+    /// nor floods the log. The waiting clients are accepted when descriptors are free again. For
+    /// this, no new client needs to connect, even if code outside the reactor frees the
+    /// descriptors.
     #[test]
     fn emfile_backlog_is_accepted_when_descriptors_free_up() {
         const NAME: &str = "process::emfile_backlog_is_accepted_when_descriptors_free_up";

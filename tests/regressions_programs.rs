@@ -80,8 +80,8 @@ fn await_error(stream: &TcpStream) -> io::Error {
 }
 
 // The proxy turned a reset of one side into an orderly end for the other side. So the other side
-// treated a part of the data as all of it. If the connection to a side was paused, its reset was
-// noticed only after the other side had read everything.
+// treated incomplete data as complete. If the proxy had paused a side, it noticed the reset of this
+// side only after the other side had read everything.
 #[test]
 fn reset_was_an_orderly_end_behind_the_proxy() {
     for resets_client in [true, false] {
@@ -110,8 +110,8 @@ fn reset_was_an_orderly_end_behind_the_proxy() {
     }
 }
 
-// If a side of the proxy did not read, the proxy did not read from this side either. So its bytes
-// did not arrive while it was flooded, and a server that replies before it reads everything waited
+// If a side of the proxy did not read, the proxy did not read from this side either. So the bytes
+// of a flooded side did not arrive. A server that replied before it had read everything waited
 // forever.
 #[test]
 fn flooded_side_of_the_proxy_could_not_send() {
@@ -227,8 +227,8 @@ fn interrupted_wake_up_delayed_a_post() {
     }
 }
 
-// The echo example panicked while it printed its last line, if the reader of its output had already
-// ended.
+// If the reader of the output had already ended, the echo example panicked while it printed its
+// last line.
 #[test]
 #[cfg(unix)]
 fn closed_output_was_a_panic_of_the_echo_example() {
@@ -278,7 +278,7 @@ fn start_client(args: &[&str]) -> Running {
     Running(client.expect("the client example starts"))
 }
 
-/// Writes the whole input of a client, and ends it.
+/// Writes the whole input of a client, and then closes the input.
 fn write_input(client: &mut Running, input: &[u8]) {
     let mut stdin = client.0.stdin.take().expect("the stream is piped");
     stdin.write_all(input).expect("the client reads its input");
@@ -330,8 +330,8 @@ fn line_that_is_not_utf8_ended_the_input_of_the_client() {
     assert!(status.success(), "{status}");
 }
 
-// If its write queue or its queue of posts was full, the client example dropped lines, or sent them
-// after later lines.
+// The client example dropped lines, or sent them after later lines, while its write queue or its
+// queue of posts was full.
 #[test]
 fn fast_input_of_the_client_lost_lines() {
     const LINE_LEN: usize = 60_000;
@@ -368,7 +368,8 @@ fn fast_input_of_the_client_lost_lines() {
     assert!(status.success(), "{status}");
 }
 
-// The client example took `[::1]` with its brackets as the name of a TLS server, which is invalid.
+// For the address `[::1]`, the client example used this text, with its brackets, as the name of the
+// TLS server. Such a name is invalid.
 #[test]
 fn ipv6_address_was_no_name_of_a_tls_server() {
     if TcpListener::bind("[::1]:0").is_err() {

@@ -67,7 +67,7 @@ fn refused_socket_call_ends_with_an_error_and_no_busy_loop() {
             "getsockname",
             "getpeername",
             "shutdown",
-            // The first two registrations are those of the reactor and of its listener.
+            // The first two registrations belong to the reactor and its listener.
             "epoll_ctl:when=3+",
         ] {
             let (call, when) = call.split_once(':').unwrap_or((call, "when=1+"));
@@ -109,7 +109,7 @@ fn refused_socket_call_ends_with_an_error_and_no_busy_loop() {
     assert!(turns <= 40, "the close caused {turns} turns");
 }
 
-// A sandbox may forbid `accept4` or not support it. The listener then never accepted a connection.
+// If a sandbox forbade `accept4` or did not support it, the listener never accepted a connection.
 #[cfg(target_os = "linux")]
 #[test]
 fn sandbox_without_accept4_accepted_no_connection() {
@@ -278,7 +278,8 @@ fn ipv4_sender_to_a_dual_stack_socket_was_reported_as_ipv6() {
     }
 }
 
-// Two different Unix addresses could have the same text, so parsing it gave the wrong address.
+// Two different Unix addresses could have the same text, so parsing this text could return the
+// wrong address.
 #[cfg(unix)]
 #[test]
 fn text_of_a_unix_addr_named_another_addr() {
@@ -353,7 +354,7 @@ fn debug_text_of_a_delimiter_contained_search_tables() {
 }
 
 // An adopted socket opened with its first event. A socket with a full send buffer and no input has
-// no event, so it never opened.
+// no event, so this socket never opened.
 #[test]
 fn adopted_stream_with_a_full_send_buffer_never_opened() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port is available");
@@ -416,7 +417,7 @@ fn unspecified(addr: SocketAddr) -> std::net::IpAddr {
 }
 
 // To move a connection, a program duplicated its socket and aborted the connection. The abort had
-// set `SO_LINGER` to zero, so the close of the duplicate destroyed its output: of 200,004 bytes,
+// set `SO_LINGER` to zero, so the close of the duplicate destroyed unsent output: of 200,004 bytes,
 // 128,004 arrived. `detach` ends the connection without this loss.
 #[test]
 fn duplicate_of_an_aborted_socket_destroyed_its_output() {

@@ -31,7 +31,8 @@ fn call_returns_the_result_of_the_loop() {
     assert_eq!(text.as_deref(), Ok("text"));
 }
 
-/// No turn runs before the timeout, so the call fails. The next turn must not run its closure.
+/// No turn runs before the timeout, so the call fails. The next turn must not run the closure of
+/// the call.
 #[test]
 fn call_after_its_timeout_never_runs_the_closure() {
     let mut reactor = reactor(Config::new());

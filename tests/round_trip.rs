@@ -142,8 +142,8 @@ fn kept_header_comes_back_with_its_length() {
 }
 
 /// Tests every pair of accepted payloads of up to four bytes over two letters. The longest
-/// delimiter has five bytes, so a false delimiter across the bound of a payload takes at most four
-/// of its bytes.
+/// delimiter has five bytes. So a false delimiter across the boundary of a payload contains at most
+/// four bytes of this payload.
 #[test]
 fn no_two_adjacent_payloads_form_a_delimiter() {
     let alphabets: [(&[&[u8]], &[u8; 2]); 9] = [

@@ -9,8 +9,8 @@ use std::time::Duration;
 use common::{drive, frame, read_u32_frame};
 use unstick::{Closed, ConnId, Context, Framing, Handler, Origin, Reactor, TimerId};
 
-/// A handler that replies to each frame from a timer: with all bytes that the connection has
-/// received, and a `!` for each reply.
+/// A handler that replies to each frame from a timer. Before each reply, the handler appends a `!`
+/// to the session, which contains all received bytes. The reply is the whole session.
 #[derive(Default)]
 struct Later {
     conns: Vec<ConnId>,

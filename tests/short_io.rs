@@ -105,7 +105,7 @@ fn echo_over_one_family(addr: &str) {
     assert_eq!(reactor.stats().datagram_errors, 0);
 }
 
-/// A sandbox may lack the other address families (systemd's `RestrictAddressFamilies`).
+/// A sandbox may allow only one address family (systemd's `RestrictAddressFamilies`).
 #[test]
 fn one_address_family_is_enough() {
     if let Ok(addr) = std::env::var("UNSTICK_TEST_ADDR") {
@@ -396,7 +396,8 @@ fn accept_continues_after_ten_kinds_of_accept_error() {
     }
 }
 
-/// Every second connection cannot be registered with epoll and is dropped, with its descriptor.
+/// Every second registration with epoll fails. The server then drops the connection and must close
+/// its descriptor.
 #[test]
 fn failed_epoll_registration_leaks_no_descriptor() {
     const CLIENTS: usize = 40;

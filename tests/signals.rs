@@ -146,9 +146,9 @@ fn until_refused(addr: SocketAddr) {
     }
 }
 
-/// Sends signals to this process, and waits for each signal, because the kernel may deliver it
-/// later. For this, another reactor catches the signal last. When it reports the signal, the
-/// earlier reactors have received it too.
+/// Sends signals to this process, and waits until each signal is delivered. To detect the delivery,
+/// a new reactor catches the signal after all other reactors. When the new reactor reports the
+/// signal, the other reactors have received it, too.
 fn raise(signals: &[Signal]) {
     let pid = std::process::id().to_string();
     for &signal in signals {

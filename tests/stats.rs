@@ -72,8 +72,8 @@ fn paused_connection_reports_undecoded_bytes() {
     }
 }
 
-/// The connections of the second round reuse the slab keys of the first round. They must not have
-/// the callback time of the first connections.
+/// The connections of the second round reuse the slab keys of the first round. The new connections
+/// must not keep the callback time of the first connections.
 #[test]
 fn callback_time_is_counted_for_each_connection() {
     const STEP: Duration = Duration::from_millis(5);

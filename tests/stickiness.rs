@@ -220,7 +220,8 @@ fn late_reader_gets_ten_udp_messages_as_ten() {
     assert_eq!(reactor.handler().count(whole), 10);
 }
 
-/// A receive buffer that is too small loses the end of its datagram and nothing of the next one.
+/// A datagram that is longer than the receive buffer loses its end. The next datagram is not
+/// affected.
 #[test]
 fn truncated_datagram_does_not_affect_the_next_one() {
     let mut config = Config::default();

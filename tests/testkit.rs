@@ -259,7 +259,7 @@ enum Fault {
     TakesNothing,
     /// Skips zero bytes instead of delivering a frame of three bytes.
     SkipsNothing,
-    /// Consumes three bytes for an empty frame, which has two.
+    /// Consumes three bytes for an empty frame, which is two bytes long.
     RunsOver,
     /// Accepts payloads that contain a delimiter.
     EncodesAnything,

@@ -14,7 +14,7 @@ struct Alarm {
     fired: Vec<(TimerId, u64, Instant)>,
     /// Number of firings that are left before the handler cancels the interval with key 0.
     interval_left: usize,
-    /// Timers with key 1, of which the first one that fires cancels the other.
+    /// Timers with key 1. The timer that fires first cancels the other one.
     pair: Vec<TimerId>,
 }
 
@@ -180,7 +180,7 @@ fn timer_budget_spreads_timers_over_turns() {
 
 /// Sets timers with `begin`, which returns the maximum number of timers that a turn may fire. Runs
 /// turns until a client has received a hundred echoes. Checks that a turn reached the maximum, and
-/// that none exceeded it.
+/// that no turn exceeded the maximum.
 fn assert_timers_do_not_block_frames(
     probe: Probe,
     config: Config,

@@ -136,8 +136,8 @@ fn refused_datagram_keeps_the_udp_socket_usable() {
     assert_eq!(datagrams(reactor.handler()), [(&b"back"[..], false)]);
 }
 
-/// After a refused datagram, the kernel fails the next call on the socket, whatever that call is
-/// (udp(7): "an error for an earlier packet"). If that call is a send, its datagram was not sent.
+/// After a refused datagram, the next call on the socket fails, whether it sends or receives
+/// (udp(7): "an error for an earlier packet"). If this call is a send, its datagram is not sent.
 #[test]
 fn send_that_reports_an_earlier_error_is_repeated() {
     let (mut reactor, socket, _) = bound(Probe::silent(), config());
@@ -716,8 +716,9 @@ mod echo_example {
         count.parse().expect("the text is a number")
     }
 
-    /// Two echo servers would echo a datagram for ever if its forged sender were the other server.
-    /// One server would loop alone if the forged sender were its own address.
+    /// If the forged sender of a datagram were another echo server, both servers would echo the
+    /// datagram for ever. If the forged sender were the server's own address, this server would
+    /// loop alone.
     #[test]
     fn echo_example_does_not_loop_on_forged_datagrams() {
         const ROUNDS: usize = 100;

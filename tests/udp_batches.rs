@@ -59,8 +59,8 @@ fn errors(probe: &Probe) -> usize {
 }
 
 /// Peers send single datagrams of any length, also empty ones, and several datagrams as one
-/// message. The handler receives the datagrams of each peer in order, and each peer gets them back
-/// in order.
+/// message. The handler receives the datagrams of each peer in order, and each peer gets its
+/// datagrams back in order.
 fn assert_boundaries_are_the_senders(server: &str, peers: &[UdpSocket], in_batches: bool) {
     let seed = 11;
     println!("seed {seed}, batches: {in_batches}");
@@ -443,7 +443,8 @@ fn datagram_after_a_partial_batch_is_received() {
     }
 }
 
-/// The link is slower than the sender, so sends would block. Their datagrams wait for writability.
+/// The link is slower than the sender, so some sends would block. The datagrams of these sends wait
+/// for writability.
 #[test]
 fn datagrams_that_would_block_are_sent_later() {
     const COUNT: usize = 600;
@@ -494,8 +495,8 @@ fn datagrams_that_would_block_are_sent_later() {
     }
 }
 
-/// Each datagram that the kernel has sent frees space in the send buffer. This must not cause an
-/// event, unless a send would block.
+/// Each datagram that the kernel has sent frees space in the send buffer. The freed space must not
+/// cause an event, unless a send would block.
 #[test]
 fn sent_datagram_causes_no_event() {
     for in_batches in [true, false] {

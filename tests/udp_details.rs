@@ -204,7 +204,7 @@ fn details_are_reported_only_if_asked_for() {
     });
 }
 
-/// A received datagram reports the ECN mark that it was sent with, in both directions.
+/// A received datagram reports its ECN mark as it was sent. Both directions are tested.
 #[test]
 fn ecn_marks_survive_a_round_trip() {
     with_and_without_batches(|in_batches| {
@@ -268,7 +268,7 @@ fn ecn_marks_survive_a_round_trip() {
 }
 
 /// An IPv6 socket sends to peers of both address families in one callback. The control data of a
-/// mark depends on the family, so no system call may contain datagrams of both.
+/// mark depends on the family, so no system call may contain datagrams of both families.
 #[test]
 fn marks_to_both_address_families_in_one_callback_are_kept() {
     if !has_ipv6() {

@@ -193,7 +193,7 @@ fn refused_setsockopt_turns_batches_off() {
 
 /// If every receive fails, a datagram to each of two sockets causes at most 40 errors in total.
 /// Then the sockets wait. A UDP socket reports the errors to the handler; a Unix socket only counts
-/// them.
+/// the errors.
 #[test]
 fn socket_that_cannot_receive_makes_no_busy_loop() {
     const NAME: &str = "socket_that_cannot_receive_makes_no_busy_loop";

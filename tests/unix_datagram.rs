@@ -26,7 +26,7 @@ struct Echo {
     errors: Vec<ErrorKind>,
     /// Number of calls of `on_unix_writable`.
     writable: usize,
-    /// True if a datagram closes the socket.
+    /// True if the handler closes the socket at the first datagram or error.
     closes_at_once: bool,
     /// True if no datagram is echoed.
     is_silent: bool,

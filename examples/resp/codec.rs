@@ -34,7 +34,7 @@ pub(crate) struct Checked {
 }
 
 impl Requests {
-    /// Searches the end of an inline command.
+    /// Searches for the end of an inline command.
     fn inline(&self, bytes: &[u8]) -> Result<Step, FrameError> {
         let limit = LINE_LEN_MAX.min(self.len_max);
         match memchr(b'\n', bytes.get(..limit).unwrap_or(bytes)) {

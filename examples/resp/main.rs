@@ -60,7 +60,7 @@ struct Session {
     channels: BTreeSet<Vec<u8>>,
 }
 
-/// Subscribers of a channel. A message has another first byte in each version.
+/// Subscribers of a channel. The first byte of a message depends on the version.
 type Subscribers = BTreeMap<ConnId, Version>;
 
 struct Server {
@@ -94,7 +94,7 @@ impl Reply {
         self.line(':', number);
     }
 
-    /// Writes a line with a count. Formatting it by `write!` takes several times as long.
+    /// Writes a line with a count. `write!` would take several times as long.
     fn decimal(&mut self, kind: u8, count: usize) {
         let mut line = [0; 23];
         let mut start = line.len() - 2;
@@ -120,7 +120,7 @@ impl Reply {
         self.decimal(b'*', len);
     }
 
-    /// Begins a reply that RESP3 has a type for: a map, a set or a push. RESP2 sends an array.
+    /// Begins a map, a set or a push. RESP2 has none of these types, so it sends an array.
     fn aggregate(&mut self, kind: u8, len: usize) {
         match (self.version, kind) {
             (Version::Resp3, _) => self.decimal(kind, len),
@@ -173,7 +173,7 @@ fn number(args: &mut Args<'_>) -> Result<i64, Refused> {
         .ok_or("ERR value is not an integer or out of range")
 }
 
-/// Returns the range of elements that two offsets name; negative ones count from the end.
+/// Returns the range of elements that two offsets name. Negative offsets count from the end.
 fn range(start: i64, end: i64, len: usize) -> (usize, usize) {
     let len = i64::try_from(len).unwrap_or(i64::MAX);
     let place = |offset: i64| {
@@ -444,7 +444,7 @@ impl Server {
         }
     }
 
-    /// Adds the confirmation for a channel, or for no channel, to the reply.
+    /// Adds a confirmation to the reply. `channel` is `None` if the client had no channel to leave.
     fn confirm(&mut self, kind: &[u8], channel: Option<&[u8]>, session: &Session) {
         let reply = &mut self.reply;
         reply.aggregate(b'>', 3);

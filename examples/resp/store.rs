@@ -33,8 +33,8 @@ impl Value {
     }
 }
 
-/// All keys. `bytes` exceeds `bytes_max` by at most one command, if commands that add data are
-/// rejected while [`is_full`](Self::is_full) returns true.
+/// All keys. If commands that add data are rejected while [`is_full`](Self::is_full) returns true,
+/// `bytes` exceeds `bytes_max` by at most the data of one command.
 pub(crate) struct Store {
     values: HashMap<Bytes, Value>,
     bytes: usize,
@@ -104,7 +104,7 @@ impl Store {
         self.bytes = 0;
     }
 
-    /// Removes a key. Returns true if it existed.
+    /// Removes a key. Returns true if the key existed.
     pub(crate) fn remove(&mut self, key: &[u8]) -> bool {
         let removed = self.values.remove(key);
         if let Some(value) = &removed {
@@ -166,7 +166,7 @@ impl Store {
         Ok(popped)
     }
 
-    /// Adds a member to a set. Returns true if it is new.
+    /// Adds a member to a set. Returns true if the member is new.
     pub(crate) fn add_member(&mut self, key: &[u8], member: &[u8]) -> Result<bool, Refused> {
         let is_new = self.make_set(key)?.insert(member.to_vec());
         self.bytes += usize::from(is_new) * (member.len() + ENTRY_BYTES);
@@ -193,7 +193,7 @@ impl Store {
         Ok(member)
     }
 
-    /// Sets a field of a hash. Returns true if it is new.
+    /// Sets a field of a hash. Returns true if the field is new.
     pub(crate) fn put_field(
         &mut self,
         key: &[u8],

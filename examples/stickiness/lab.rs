@@ -98,7 +98,7 @@ pub(crate) fn run_tcp(knobs: &Knobs, report: &mut dyn FnMut(Progress)) -> io::Re
             }
         },
     )?;
-    // With TLS, the handshake had segments too.
+    // Leave out the segments of the TLS handshake.
     let segments = segments(&mut sender, tx).zip(segments_before);
     let segments = segments.map(|(now, before)| now.saturating_sub(before));
     let (sent, received) = (take(&mut sender), take(&mut receiver));

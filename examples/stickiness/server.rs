@@ -290,7 +290,7 @@ mod tests {
                 fill(again, turns - 1);
             }
         });
-        // The post that ends the run may take the place.
+        // This post fails if the post that ends the run has taken the last free place.
         drop(filled);
     }
 

@@ -16,8 +16,8 @@ pub(crate) fn server_name() -> ServerName<'static> {
     ServerName::try_from(NAME).expect("the name is valid")
 }
 
-/// Returns the configurations of the server and of the client, which trusts its certificate. The
-/// certificate is created once per process.
+/// Returns the configurations of the server and of the client. The client trusts the certificate of
+/// the server. This certificate is created once per process.
 pub(crate) fn configs() -> io::Result<Configs> {
     static CONFIGS: OnceLock<Configs> = OnceLock::new();
     if let Some(configs) = CONFIGS.get() {

@@ -1,6 +1,6 @@
 //! The folder of the receiver: partial files, their check, and complete files.
 //!
-//! All functions block. The receiver calls them in a thread of their own.
+//! All functions block. The receiver calls them in a separate thread.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
@@ -34,8 +34,8 @@ impl Folder {
         self.0.join(&offer.name)
     }
 
-    /// Returns the path of a partial file. It contains the digest, so the bytes of two files with
-    /// one name are never mixed.
+    /// Returns the path of a partial file. The path contains the digest, so the bytes of two files
+    /// with one name are never mixed.
     fn partial(&self, offer: &Offer) -> PathBuf {
         let digest: String = offer.digest.iter().map(|it| format!("{it:02x}")).collect();
         self.0.join(format!(".{}.{digest}.part", offer.name))
@@ -74,7 +74,7 @@ impl Folder {
             let is_correct = digest(&partial)? == (offer.len, offer.digest);
             match is_correct {
                 true => {
-                    // A complete file survives a failure of the power.
+                    // Write to the disk first, so that a complete file survives a power failure.
                     File::open(&partial)?.sync_all()?;
                     fs::rename(&partial, &complete)?;
                 }

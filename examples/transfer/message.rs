@@ -27,7 +27,7 @@ pub(crate) struct Offer {
     pub(crate) digest: [u8; DIGEST_LEN],
 }
 
-/// A message, as it is received.
+/// A received message.
 pub(crate) enum Message<'a> {
     Offer(Offer),
     /// The receiver has this number of bytes of the file. The sender continues there.

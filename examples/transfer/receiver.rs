@@ -1,7 +1,7 @@
 //! The receiver: a server that stores the files of many senders.
 //!
-//! The loop appends received bytes to their file, which only copies them to the cache of the
-//! system. A separate thread does what takes long: it computes digests, and waits for the disk.
+//! The loop appends received bytes to files. This only copies the bytes to the cache of the system.
+//! A separate thread does the slow work: it computes digests, and waits for the disk.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -52,8 +52,8 @@ struct Receiver {
 }
 
 impl Receiver {
-    /// Handles an offer. A sender that lost its connection comes back before the reactor notices
-    /// the loss, so a new connection replaces the old one of the same file.
+    /// Handles an offer. A sender that lost its connection may come back before the reactor notices
+    /// the loss. So a new connection replaces the old one of the same file.
     fn offered(
         &mut self,
         cx: &mut Context<'_, Self>,
@@ -122,7 +122,8 @@ impl Receiver {
     }
 }
 
-/// Returns the next state of a connection. A failure is its last message.
+/// Returns the next state of a connection. After a failure, sends the reason and closes the
+/// connection.
 fn next(cx: &mut Context<'_, Receiver>, conn: ConnId, next: Result<Session, String>) -> Session {
     next.unwrap_or_else(|reason| {
         log::warn!("{conn}: {reason}");

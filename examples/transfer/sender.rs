@@ -47,7 +47,8 @@ struct Sender {
     server: Reconnect<String>,
     /// The files that are not stored yet; the first one is being sent.
     files: VecDeque<Outgoing>,
-    /// The open file, once the receiver has said where to continue, and its offset.
+    /// The open file and the offset of its next read. `None` before the receiver has sent where to
+    /// continue, and after the last read.
     current: Option<(File, u64)>,
     bar: ProgressBar,
     /// Number of attempts since the last message of the receiver.
@@ -93,7 +94,7 @@ impl Sender {
         self.pump(cx, conn);
     }
 
-    /// Sends until enough output waits: the rest follows in `on_drained`.
+    /// Sends until the write queue is long enough. `on_drained` sends the rest.
     fn pump(&mut self, cx: &mut Context<'_, Self>, conn: ConnId) {
         let mut buffer = vec![0; message::BODY_LEN_MAX];
         while let Some((file, offset)) = &mut self.current {

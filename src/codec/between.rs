@@ -1,5 +1,4 @@
-//! Bytes between frames, such as heart-beats. They are skipped, and another codec decodes the
-//! frames.
+//! A codec that skips bytes between frames, such as heart-beats. Another codec decodes the frames.
 
 use std::fmt;
 
@@ -45,8 +44,8 @@ impl Between {
     /// Returns `None` if there are no such bytes, or if `bytes` begins inside a frame.
     fn skip(&self, scanned: &ScanState, bytes: &[u8]) -> Option<Step> {
         // A state other than the default belongs to a partial frame. A partial frame may also have
-        // the default state. It then begins with a byte that is not skipped: an earlier call
-        // already removed the skipped bytes before it.
+        // the default state. Such a frame begins with a byte that is not skipped, because an
+        // earlier call removed the skipped bytes before the frame.
         if *scanned != ScanState::default() {
             return None;
         }
@@ -66,7 +65,8 @@ impl Between {
     }
 }
 
-/// Returns the error for frames with a custom codec. [`Between::of`] accepts no such codec.
+/// Returns the error if the codec of the frames is custom. This does not occur, because
+/// [`Between::of`] returns a custom kind unchanged.
 fn custom() -> FrameError {
     FrameError::Contract("the codec of `skip_between` is not a built-in codec")
 }

@@ -27,8 +27,8 @@ impl Framing {
     }
 }
 
-/// Returns a guard for a frame that is being appended to `buf`. If an error or a panic drops the
-/// guard before it is disarmed, it removes the appended bytes.
+/// Returns a guard for a frame that is being appended to `buf`. The guard removes the appended
+/// bytes if an error or a panic ends the function before the guard is disarmed.
 pub(super) fn unfinished_frame<'a>(
     buf: &'a mut Buf,
 ) -> ScopeGuard<&'a mut Buf, impl FnMut(&mut &'a mut Buf)> {

@@ -47,9 +47,9 @@ pub(crate) enum Lookahead {
     Unknown,
     /// All new bytes belong to the frame, and its end is not among them.
     Inside,
-    /// A decode step is needed after this many new bytes, at least 1, are appended to the partial
-    /// frame. The appended bytes may extend beyond the end of the frame, by fewer bytes than the
-    /// longest delimiter has.
+    /// A decode step is needed once this number of new bytes has been appended to the partial
+    /// frame. The number is at least 1. The appended bytes may extend beyond the end of the frame,
+    /// by fewer bytes than the longest delimiter has.
     StepAfter(usize),
     /// The new bytes contain the end of the frame.
     Ends {
@@ -70,8 +70,7 @@ pub(crate) trait BuiltinCodec: Codec<State = ScanState> {
         Lookahead::Unknown
     }
 
-    /// Returns the codec itself. Called on an `Arc` of a codec, it returns the codec and not the
-    /// `Arc`.
+    /// Returns the codec itself. A call on an `Arc` returns the codec in the `Arc`.
     fn itself(&self) -> &Self {
         self
     }

@@ -45,8 +45,8 @@ impl fmt::Debug for Delimited {
     }
 }
 
-/// Maximum number of bytes that are copied into one array to find a delimiter that begins in the
-/// held bytes: the end of the held bytes and the start of the new bytes.
+/// Length, in bytes, of an array for the end of the held bytes and the start of the new bytes. A
+/// search of the array finds a delimiter that begins in the held bytes.
 const BORDER_LEN_MAX: usize = 64;
 
 const CRLF: &[u8] = b"\r\n";
@@ -130,9 +130,9 @@ impl Delimited {
     /// Finds the earliest delimiter that begins at or after offset `from`. If several delimiters
     /// begin at one position, finds the longest of them.
     ///
-    /// `more_may_come` is true if further bytes may follow `bytes`. If these bytes may complete a
-    /// longer delimiter, a complete shorter delimiter at its position is not returned yet. The
-    /// result is then [`Found::NotBefore`].
+    /// `more_may_come` is true if further bytes may follow `bytes`. If further bytes may complete a
+    /// longer delimiter, a shorter delimiter at the same position is not returned yet: the result
+    /// is [`Found::NotBefore`].
     ///
     /// `before` is the number of bytes of the frame before `bytes`.
     fn find(&self, bytes: &[u8], from: usize, before: u64, more_may_come: bool) -> Found {
@@ -154,9 +154,9 @@ impl Delimited {
         self.find_any(bytes, at, true)
     }
 
-    /// Returns the number of bytes in which a bare `\r` or `\n` is an error. If long frames are
-    /// skipped, bytes over the limit are only searched for the end of the frame: they are not
-    /// delivered. `before` is the number of bytes of the frame before the searched bytes.
+    /// Returns the number of searched bytes in which a bare `\r` or `\n` is an error. If long
+    /// frames are skipped, bytes beyond the limit are not delivered. A bare `\r` or `\n` there is
+    /// not an error. `before` is the number of bytes of the frame before the searched bytes.
     fn strict_len(&self, before: u64) -> u64 {
         let strict_len = (self.limit.len as u64).saturating_add(1);
         match self.limit.skips {

@@ -327,8 +327,8 @@ impl Framing {
     /// Use it for delimiters that are not line ends, such as a NUL byte. For lines, choose between
     /// [`line`](Framing::line), which accepts both line ends, and
     /// [`line_crlf`](Framing::line_crlf). The delimiter `\r\n` delivers a bare `\r` or `\n` as part
-    /// of the frame. That is unsafe if the frame is passed on to a program that takes one of them
-    /// for a line end.
+    /// of the frame. That is unsafe if the frame is passed on to a program that treats a bare `\r`
+    /// or `\n` as a line end.
     ///
     /// `send` rejects a payload that contains the delimiter, or whose last bytes form a delimiter
     /// together with the appended delimiter. A partial frame at the end of the stream is not
@@ -363,8 +363,9 @@ impl Framing {
     /// sender can make line ends that other programs do not recognize.
     ///
     /// `send` appends the first delimiter that is not a prefix of another. It rejects a payload
-    /// whose frame might end too early: a payload that contains a delimiter, or that ends with the
-    /// beginning of a delimiter which the appended delimiter or the next frame may complete.
+    /// whose frame might end too early. Such a payload contains a delimiter, or its last bytes are
+    /// the start of a delimiter. The appended delimiter or the next frame might complete that
+    /// delimiter.
     ///
     /// A partial frame at the end of the stream is not delivered, as with
     /// [`delimiter`](Framing::delimiter).
@@ -443,9 +444,9 @@ impl Framing {
     ///    5    frame      0: an empty frame
     /// ```
     ///
-    /// A length with a leading zero is malformed. A frame is too long as soon as the digits
-    /// received so far exceed the frame limit; with [`skip_too_long`](Framing::skip_too_long), when
-    /// all digits have arrived.
+    /// A length with a leading zero is malformed. A frame that is too long is reported as soon as
+    /// the digits received so far exceed the frame limit. With
+    /// [`skip_too_long`](Framing::skip_too_long), it is reported when all digits have arrived.
     ///
     /// Specified in <https://cr.yp.to/proto/netstrings.txt>. Similar to Twisted's
     /// `NetstringReceiver`; SCGI uses netstrings.
@@ -455,8 +456,8 @@ impl Framing {
 
     /// Creates a framing with a length field inside a header.
     ///
-    /// The field is 1 to 8 bytes wide and may have any offset. Its value may count more or fewer
-    /// bytes than follow it.
+    /// The field is 1 to 8 bytes wide and may have any offset. The number of bytes after the field
+    /// is its value plus a constant.
     ///
     /// ```text
     ///   v 1 08 h e l l o       LengthField::new(1).leading(b"v1").adjustment(-3)
@@ -560,7 +561,7 @@ impl Framing {
         Self::of(Kind::HeaderBody(Arc::new(codec)))
     }
 
-    /// Creates a framing whose frame length a function computes from the first bytes of the frame.
+    /// Creates a framing for frames whose length a function computes from their first bytes.
     ///
     /// The function receives bytes that begin at the frame's first byte; bytes of the next frames
     /// may follow the frame. The function returns [`FrameLen::Total`] with the length of the whole
@@ -574,7 +575,8 @@ impl Framing {
     /// ```
     ///
     /// The delivered frame is the whole frame with its header. `send` sends the payload unchanged.
-    /// It rejects a payload if the function, called with this payload, does not return its length.
+    /// It calls the function with the payload, and rejects the payload if the result is not the
+    /// length of the payload.
     ///
     /// The function is called when a frame's first byte is received. After [`FrameLen::Need`], it
     /// is called again when the needed bytes have arrived. Once it has returned the length, it is
@@ -660,7 +662,7 @@ impl Framing {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// Returns the framing with the codec of the input that `change` returns.
+    /// Replaces the codec of the input by the codec that `change` returns. Returns the new framing.
     pub(super) fn map_input(self, change: impl FnOnce(Kind) -> Kind) -> Self {
         let mut codecs = Arc::unwrap_or_clone(self.0);
         codecs.input = change(codecs.input);

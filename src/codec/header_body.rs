@@ -115,8 +115,8 @@ impl Codec for HeaderBody {
         self.decode_step(scanned, bytes, false)
     }
 
-    /// Decodes at the end of the stream. This end may complete the header, for example a last line
-    /// without a line end. If bytes of the body are missing, returns `Need`.
+    /// Decodes at the end of the stream. The end of the stream may complete the header, for example
+    /// a last line without a line end. If bytes of the body are missing, returns `Need`.
     fn finish(&self, scanned: &mut ScanState, rest: &[u8]) -> Result<Step, FrameError> {
         self.decode_step(scanned, rest, true)
     }

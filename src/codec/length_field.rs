@@ -13,9 +13,9 @@ use crate::error::FrameError;
 ///   `-------- stripped -----------'---- delivered as frame ---'
 /// ```
 ///
-/// The number of bytes after the field is its value plus the adjustment. The delivered frame is
-/// everything except the header, or except the number of bytes set by
-/// [`strip`](LengthField::strip).
+/// The number of bytes after the field is its value plus the adjustment. By default, the header is
+/// stripped, and the remaining bytes are the delivered frame. [`strip`](LengthField::strip) sets
+/// another number of bytes to strip.
 ///
 /// # Equivalents in other libraries
 ///

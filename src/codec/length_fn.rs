@@ -11,7 +11,8 @@ use crate::error::FrameError;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FrameLen {
-    /// The function needs at least the first `n` bytes of the frame: more bytes than it received.
+    /// The function needs more bytes than it received. The value is the number of bytes that it
+    /// needs at least, from the start of the frame.
     ///
     /// A value above [`frame_len_max`](super::Framing::frame_len_max) ends the stream with
     /// [`FrameError::TooLong`]. A value that does not exceed the number of bytes that the function
@@ -58,7 +59,7 @@ impl Codec for LengthFn {
     fn decode(&self, scanned: &mut ScanState, bytes: &[u8]) -> Result<Step, FrameError> {
         let whole_len = match scanned.whole_len() {
             Some(len) => len,
-            // The function returned `Need` with a larger number of bytes.
+            // An earlier call of the function returned `Need(scanned.to)`.
             None if bytes.len() < scanned.to => return Ok(Step::Need(scanned.to)),
             None => match self.frame_len(bytes)? {
                 FrameLen::Total(len) => len,

@@ -1,5 +1,5 @@
-//! Lines: a frame ends with `\n`, and a `\r` before it is not part of the frame. Also frames that
-//! end with any other single byte, from which no `\r` is stripped.
+//! Lines: a frame ends with `\n`, and a `\r` before the `\n` is not part of the frame. Also frames
+//! that end with a delimiter of one byte. In these frames, a `\r` before the delimiter is kept.
 
 use super::{BuiltinCodec, Codec, Limit, Lookahead, Out, ScanState, Step, count_scanned};
 use crate::error::FrameError;
@@ -93,7 +93,8 @@ impl Line {
         }
     }
 
-    /// Returns a codec for frames that end with the byte `end`, from which no `\r` is stripped.
+    /// Returns a codec for frames that end with the byte `end`. A `\r` before `end` is not
+    /// stripped.
     pub(crate) const fn ended_by(end: u8, limit: Limit) -> Self {
         Self {
             end,

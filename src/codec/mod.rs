@@ -49,9 +49,9 @@ pub(crate) use step::{CheckedStep, Skip, SkipKind, StepError};
 
 /// A user's own framing: a resumable scanner over the bytes of a connection, and its encoder.
 ///
-/// A codec is configuration, shared by all connections that use it. The data of one connection that
-/// it keeps between two calls, such as the offset up to which it searched, is its
-/// [`State`](Codec::State).
+/// A codec is configuration, shared by all connections that use it. The [`State`](Codec::State) is
+/// the data that the codec keeps for one connection between two calls, such as the offset up to
+/// which it searched.
 ///
 /// Rules 1 and 5 of this contract are promises of the caller. Rules 2 to 4 are for
 /// [`decode`](Codec::decode) and [`finish`](Codec::finish): a codec that breaks them ends the
@@ -132,11 +132,11 @@ pub trait Codec {
     /// counts them in [`Closed::undecoded_bytes`](crate::Closed). The default implementation
     /// returns `Need`.
     ///
-    /// After a `Frame` or a skip, the method is called again with the bytes after it, until it
-    /// returns `Need` or an error, or no byte is left. The rules of `decode` apply, and a skip may
-    /// be longer than `rest`. `decode` has seen the same bytes before, and returned `Need`, unless
-    /// an earlier call of `finish` removed the bytes before them. A datagram ends with its last
-    /// byte, so [`Datagram::frames`](crate::Datagram::frames) calls this method too.
+    /// After a `Frame` or a skip, the method is called again with the remaining bytes. The calls
+    /// end when the method returns `Need` or an error, or when no byte is left. The rules of
+    /// `decode` apply, and a skip may be longer than `rest`. Before the first call of `finish`,
+    /// `decode` has returned `Need` for `rest`, or for the first bytes of `rest`. A datagram ends
+    /// with its last byte, so [`Datagram::frames`](crate::Datagram::frames) calls this method too.
     ///
     /// # Errors
     ///
@@ -163,7 +163,7 @@ pub trait Codec {
 
     /// Encodes the bytes in `out` as one frame. On entry, `out` contains
     /// [`headroom`](Codec::headroom) zeros and then the payload. The method may change these bytes
-    /// and append more. After an error, none of them are sent.
+    /// and append more. After an error, no byte of the frame is sent.
     ///
     /// The default implementation copies the payload and [encodes](Codec::encode) the copy.
     ///

@@ -98,8 +98,8 @@ impl Framing {
     ///
     /// The option applies to [`line`](Framing::line), [`line_crlf`](Framing::line_crlf),
     /// [`delimiter`](Framing::delimiter) and [`delimiters`](Framing::delimiters), and has no effect
-    /// on other framings. If the connection is reset or no bytes follow the last delimiter, no such
-    /// frame is delivered. The frame limit applies.
+    /// on other framings. No unterminated frame is delivered if the connection is reset, or if no
+    /// bytes follow the last delimiter. The frame limit applies.
     ///
     /// The last bytes may end with an incomplete delimiter, which is then delivered as payload.
     /// There are two exceptions: `line` strips a `\r` at the end, and in `line_crlf` a `\r` at the
@@ -128,7 +128,8 @@ impl Framing {
         })
     }
 
-    /// Skips all bytes between frames whose value occurs in `bytes`, in any number and order.
+    /// Skips bytes between frames: all bytes whose value occurs in `bytes`, in any number and
+    /// order.
     ///
     /// ```text
     ///   o n e \0 \n \n t w o \0       delimiter(b"\0").skip_between(b"\n")
@@ -144,11 +145,12 @@ impl Framing {
     /// [`idle_timeout`](crate::Config::idle_timeout). [`Stats::filler_bytes`](crate::Stats) is the
     /// number of skipped bytes.
     ///
-    /// With this option, a frame cannot begin with one of these bytes, so `send` rejects such a
-    /// frame. With `line().skip_between(b"\n")`, empty lines are skipped. A second call adds
-    /// further bytes to skip; an empty slice changes nothing. The method has no effect on
-    /// [`raw`](Framing::raw), which has no frames. It has no effect on [`custom`](Framing::custom)
-    /// either: such a codec can return [`Step::Skip`](crate::Step::Skip) itself.
+    /// With this option, `send` rejects a payload whose frame would begin with a byte of `bytes`,
+    /// because the peer would skip that byte. With `line().skip_between(b"\n")`, empty lines are
+    /// skipped. A second call adds further bytes to skip; an empty slice changes nothing. The
+    /// method has no effect on [`raw`](Framing::raw), which has no frames. It has no effect on
+    /// [`custom`](Framing::custom) either: such a codec can return
+    /// [`Step::Skip`](crate::Step::Skip) itself.
     ///
     /// # Examples
     ///

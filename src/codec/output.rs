@@ -29,8 +29,8 @@ impl Framing {
     ///
     /// # Examples
     ///
-    /// A server for HTTP requests without a body. A request ends with an empty line. A reply is
-    /// sent without a further header or trailer:
+    /// A server for HTTP requests without a body. A request ends with an empty line. The program
+    /// writes the whole reply, so a reply is sent unchanged:
     ///
     /// ```
     /// use unstick::{Deframer, Framer, Framing};

@@ -30,8 +30,8 @@ pub(super) enum End {
     Failed(FrameError),
 }
 
-/// Delivers or skips all frames of `undecoded` and removes them from there. Returns `Continue` if
-/// `undecoded` is then empty and the sink accepts another frame.
+/// Delivers or skips all frames of `undecoded`, and removes their bytes from `undecoded`. Returns
+/// `Continue` if `undecoded` is then empty and the sink accepts another frame.
 // This function and `deliver_next` are inlined, so that the loop over glued frames is one loop per
 // codec, without calls.
 #[inline(always)]
@@ -50,8 +50,9 @@ pub(super) fn deliver_all<S: FrameSink, D: Decoder>(
     ControlFlow::Continue(())
 }
 
-/// Delivers or skips the first frame of `undecoded`, or skips the filler before it, and removes
-/// these bytes from there. Returns `Continue` if the sink accepts another frame.
+/// Handles the start of `undecoded`: delivers or skips a frame, or skips the filler before a frame.
+/// Removes the handled bytes from `undecoded`. Returns `Continue` if the sink accepts another
+/// frame.
 #[inline(always)]
 pub(super) fn deliver_next<S: FrameSink, D: Decoder>(
     undecoded: &mut &[u8],
@@ -71,8 +72,8 @@ pub(super) fn deliver_next<S: FrameSink, D: Decoder>(
             CheckedStep::Skip(skip) => {
                 let (here, end) = start_skip(skip, undecoded.len(), sink);
                 *undecoded = &undecoded[here..];
-                // The bytes after a skipped part belong to the same frame, so no frame boundary is
-                // reached.
+                // The bytes after a skipped part of a frame belong to the same frame, so the loop
+                // continues.
                 if skip.kind != SkipKind::Part {
                     return end;
                 }

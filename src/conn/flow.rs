@@ -4,8 +4,8 @@
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Credit {
     frames: u64,
-    /// True if the first grant was made during the delivery of a frame, until this delivery ends.
-    /// This frame is not deducted from the credit.
+    /// True if the first grant was made during the delivery of a frame. That frame is not deducted
+    /// from the credit. At the end of its delivery, the flag becomes false.
     is_fresh: bool,
 }
 

@@ -4,7 +4,7 @@
 //! [`WriteQueue`] holds output that the kernel has not taken. [`Credit`] counts the frames that the
 //! handler granted.
 //!
-//! Of this module, listeners and datagram sockets use only [`State`]. For datagrams, see
+//! Listeners and datagram sockets use only [`State`] of this module. For datagrams, see
 //! [`datagram`](crate::datagram).
 
 mod assembler;

@@ -10,9 +10,9 @@
 //! | any number, in a buffer that is kept from the previous frame | 64 KiB, if that exceeds the other rows |
 //!
 //! If the delivery stops, the buffer with the undecoded bytes keeps its capacity. A partial frame
-//! that remains after the delivery of these bytes may have a capacity of 16 times its bytes, or
-//! 16 KiB. [`Assembler::trim`](super::Assembler::trim) later moves the bytes of a stream that has
-//! stopped into a smaller buffer.
+//! that remains after the delivery of these bytes may keep a larger capacity: 16 times its bytes,
+//! or 16 KiB if that is more. [`Assembler::trim`](super::Assembler::trim) later moves the bytes of
+//! a stream that has stopped into a smaller buffer.
 
 use std::fmt;
 
@@ -23,8 +23,8 @@ use crate::timer::Stamp;
 
 /// Minimum number of new bytes per decode step while the length of a frame is unknown. Each step
 /// adds a quarter of the bytes held, within [`STEP_MIN`] and [`STEP_MAX`]. It adds fewer bytes if
-/// the read or the spare capacity has fewer. A short step copies few bytes beyond the end of the
-/// frame.
+/// the read or the spare capacity has fewer. The steps are short, so that few bytes beyond the end
+/// of the frame are copied.
 const STEP_MIN: usize = 128;
 /// Maximum number of new bytes per decode step while the length of a frame is unknown.
 const STEP_MAX: usize = 1024;
@@ -32,14 +32,15 @@ const STEP_MAX: usize = 1024;
 /// A varint has up to 10 bytes.
 const LENGTH_LEN_MAX: usize = 21;
 /// Minimum number of missing bytes for a direct read into the buffer of the frame. In addition,
-/// this many bytes must have arrived, or the spare capacity must hold the missing bytes. With fewer
-/// missing bytes, a read into the buffer that all connections share is cheaper. It costs one more
-/// copy, but also returns the next frames.
+/// either this number of bytes must have arrived, or the spare capacity must hold all missing
+/// bytes. With fewer missing bytes, a read into the buffer that all connections share is cheaper:
+/// it costs one more copy, but also returns the next frames.
 const DIRECT_LEN_MIN: usize = 16 * 1024;
 /// Maximum capacity of all buffers of a partial frame, as a multiple of its bytes.
 const GROWTH: usize = 8;
 /// Length in bytes from which the capacity is limited by [`GROWTH_OF_LONG`] instead of [`GROWTH`].
-/// A frame of unknown length that is this long ends soon, or its sender tries to use up memory.
+/// A frame of unknown length and at least this size either ends soon, or its sender tries to use up
+/// memory.
 const LONG_LEN: usize = 256 * 1024;
 /// Replacement of [`GROWTH`] for a partial frame of at least [`LONG_LEN`] bytes. A direct read of a
 /// frame of known length may exceed this multiple, but not [`GROWTH`].
@@ -64,17 +65,18 @@ enum Held {
     /// them.
     #[default]
     Undecoded,
-    /// The first bytes of a frame. The next decode step needs `need` bytes. `need > len`, except
-    /// in two cases. The needed bytes were appended without a decode step: by a direct read, or
-    /// while the handler peeks. Or the framing was replaced, and the new one has not decoded the
-    /// bytes; `need` is then 1.
+    /// The first bytes of a frame. The next decode step needs `need` bytes. `need > len`, except in
+    /// two cases. In the first case, the needed bytes were appended without a decode step: by a
+    /// direct read, or while the handler peeks. In the second case, the framing was replaced, and
+    /// the new framing has not decoded the bytes; `need` is then 1.
     Frame {
         need: usize,
         /// True if the codec needs exactly one more byte. Usually the length of the frame is then
         /// unknown; otherwise only the last byte of the frame is missing.
         is_open_ended: bool,
     },
-    /// No bytes, while the next `left >= 1` bytes of the stream are skipped.
+    /// No bytes are held, and the next `left` bytes of the stream are skipped. `left` is at least
+    /// 1.
     Skipping { left: u64 },
     /// The bytes of a frame that the [former](Former) framing skips to its end. `is_due` is true if
     /// bytes were added that this framing has not decoded.
@@ -96,10 +98,10 @@ pub(super) type FormerStep = dyn for<'a> FnMut(&'a [u8], bool) -> CheckedStep<'a
 pub(crate) enum UnfinishedSkip {
     #[default]
     None,
-    /// The next `left >= 1` bytes of the stream are skipped.
+    /// The next `left` bytes of the stream are skipped. `left` is at least 1.
     Bytes { left: u64 },
-    /// `framing` skips the held bytes and the bytes after them, up to the end of the frame. It has
-    /// decoded at most the first `decoded_len` held bytes; `decoded_len >= 1`.
+    /// `framing` skips the held bytes and the bytes after them, up to the end of the frame. This
+    /// framing has decoded at most the first `decoded_len` held bytes. `decoded_len` is at least 1.
     ToEnd { framing: Former, decoded_len: usize },
 }
 
@@ -136,8 +138,8 @@ impl Partial {
         partial
     }
 
-    /// Stores `bytes` in a buffer of the pool: the first bytes of a frame that needs `need` bytes,
-    /// or undecoded bytes if `need` is zero.
+    /// Stores `bytes` in a buffer of the pool. If `need` is zero, they are undecoded bytes.
+    /// Otherwise they are the first bytes of a frame that needs `need` bytes.
     pub(super) fn with_bytes(
         bytes: &[u8],
         need: usize,
@@ -255,8 +257,8 @@ impl Partial {
         }
     }
 
-    /// Makes the next decode step due without more bytes, unless bytes are being skipped. The bytes
-    /// of a partial frame stay a partial frame, which was counted as cut.
+    /// Makes the next decode step due without more bytes, unless bytes are being skipped. A partial
+    /// frame keeps the state [`Held::Frame`], because it was already counted as cut.
     pub(super) fn set_due(&mut self) {
         if let Held::Frame { .. } = self.held {
             self.held = Held::Frame {
@@ -369,10 +371,11 @@ impl Partial {
         }
     }
 
-    /// Appends bytes. If the buffer is too small, a larger buffer is added, and
-    /// [`settle`](GrowBuf::settle) moves all bytes there. `is_settled_next` is true if the caller
-    /// expects a call of `settle` before the next append. The capacity of the smaller buffers then
-    /// does not count for the limit of the capacity, because `settle` returns them to the pool.
+    /// Appends bytes. If the buffer is too small, a larger buffer is added. A later call of
+    /// [`settle`](GrowBuf::settle) moves all bytes into the larger buffer. `is_settled_next` is
+    /// true if the caller expects a call of `settle` before the next append. The capacity of the
+    /// smaller buffers then does not count for the limit of the capacity, because `settle` returns
+    /// them to the pool.
     #[inline(always)]
     pub(super) fn append(&mut self, bytes: &[u8], is_settled_next: bool, pool: &mut Pool) {
         if !self.buf.try_put(bytes) {
@@ -401,8 +404,8 @@ impl Partial {
         self.buf.reserve(additional, capacity, pool);
     }
 
-    /// Puts bytes into the empty buffer: the first bytes of a frame that needs `need` bytes, or
-    /// undecoded bytes if `need` is zero.
+    /// Puts `bytes` into the empty buffer. If `need` is zero, they are undecoded bytes. Otherwise
+    /// they are the first bytes of a frame that needs `need` bytes.
     #[inline]
     pub(super) fn put_first(&mut self, bytes: &[u8], need: usize, since: Stamp, pool: &mut Pool) {
         self.buf.put(bytes);
@@ -505,17 +508,17 @@ fn first_capacity(len: usize, need: usize) -> usize {
     }
 }
 
-/// Returns true if the length of the frame is unknown, and the bytes are more than an incomplete
-/// length field can have.
+/// Returns true if the length of the frame is unknown, and more bytes have arrived than an
+/// incomplete length field can have.
 fn is_long_open_ended(len: usize, need: usize) -> bool {
     need == len + 1 && len > LENGTH_LEN_MAX
 }
 
 /// Returns the capacity of a buffer for a frame that needs `need` bytes. The capacity is `need` if
-/// a buffer of `capacity_max` bytes can hold that.
+/// a buffer of `capacity_max` bytes can hold `need` bytes.
 ///
-/// Otherwise it is half of `capacity_max`, and the frame is more than twice as long as this
-/// capacity. So about half of the frame at most is copied when the buffer grows.
+/// Otherwise the capacity is half of `capacity_max`. The frame is then more than twice as long as
+/// this capacity. So at most about half of the frame is copied when the buffer grows.
 fn capacity_for(need: usize, capacity_max: usize) -> usize {
     if need <= Buf::len_max_of(capacity_max) {
         need

@@ -1,9 +1,9 @@
 //! The state of a connection: phases, write half, read half, holds and readiness, packed in 32
 //! bits.
 //!
-//! Every transition is a method here. If the engine must act on it, the method returns an
-//! [`Action`]. This module does no I/O. Listeners and datagram sockets use only a part of it:
-//! readiness, queue marks, the pause and the end.
+//! Every transition is a method of this module. If the engine must act on a transition, the method
+//! returns an [`Action`]. This module does no I/O. Listeners and datagram sockets use only a part
+//! of the state: readiness, queue marks, the pause and the end.
 //!
 //! ```text
 //!               connected()            close()              fin_sent()
@@ -188,8 +188,8 @@ const ENDED: u32 = 1 << 13;
 const END_DELIVERED: u32 = 1 << 14;
 
 // Holds and waits for memory. A hold stops both reading and delivery; `PAUSED_FOR_MEMORY` stops
-// only reading, and `AWAITS_MEMORY` stops neither. Each has its own bit, so that releasing one hold
-// does not release another.
+// only reading, and `AWAITS_MEMORY` stops nothing. Each of them has its own bit, so that releasing
+// one hold does not release another.
 
 /// The handler paused the socket.
 const PAUSED: u32 = 1 << 15;
@@ -428,7 +428,7 @@ changes! {
     fn reframe_handled = clear(REFRAMED);
     /// Stops delivery until enough bytes are read to call `on_peek`.
     fn peek = set(PEEKING);
-    /// Ends the wait for `on_peek`, because the caller now calls it.
+    /// Ends the wait for `on_peek`. The caller calls `on_peek` next.
     fn peek_handled = clear(PEEKING);
     fn set_own_limits = set(OWN_LIMITS);
     /// Records that the connection is counted among the connections of an address.
@@ -503,8 +503,8 @@ impl State {
 
 /// Holds.
 impl State {
-    /// Applies a grant of frames; returns true if the credit was used up before the grant and no
-    /// longer is.
+    /// Applies a grant of frames; returns true if the credit was used up before the grant and is
+    /// not used up now.
     pub(crate) fn credit_granted(&mut self, is_limited: bool, has_credit: bool) -> bool {
         self.assign(BY_CREDIT, is_limited);
         let was_stopped = self.any(NO_CREDIT);
@@ -518,7 +518,8 @@ impl State {
         self.assign(READS_ABOVE_HIGH, on);
     }
 
-    /// Records that the write queue is above the high watermark. Returns true if it was not before.
+    /// Records that the write queue is above the high watermark. Returns true if this was not
+    /// recorded before.
     pub(crate) fn above_high(&mut self) -> bool {
         self.assign(HELD_ABOVE_HIGH, self.none(READS_ABOVE_HIGH));
         self.set(ABOVE_HIGH)
@@ -551,9 +552,9 @@ impl State {
     }
 
     /// Ends the wait for memory. If a send failed before, the handler is notified with
-    /// `on_drained`. This happens at once, or later if the write queue is above the high watermark
-    /// or the connection is not open yet. The handler is not notified if the connection no longer
-    /// accepts output.
+    /// `on_drained`. The notification comes at once, or later if the write queue is above the high
+    /// watermark or the connection is not open yet. The handler is not notified if the connection
+    /// no longer accepts output.
     pub(crate) fn resume_from_memory(&mut self) -> MemoryResume {
         let read = self.clear(PAUSED_FOR_MEMORY);
         if read {
@@ -598,8 +599,8 @@ impl State {
     }
 
     /// Closes the connection because the peer violated the protocol. In the phase `Preparing`,
-    /// `reject` first flushes the output of the preparation, so that the peer is notified.
-    /// [`close`](Self::close) ends such a connection at once.
+    /// `reject` first flushes the output of the preparation, so that the peer is notified. In
+    /// contrast, [`close`](Self::close) ends a connection in this phase at once.
     pub(crate) fn reject(&mut self) -> Action {
         if self.none(PREPARING | WRITE_FAILED) {
             return self.close();
@@ -630,8 +631,8 @@ impl State {
         Action::Flush
     }
 
-    /// Closes a datagram socket, which ends after its queue is sent. Returns false if it was dead
-    /// before.
+    /// Closes a datagram socket. The socket ends after its queue is sent. Returns false if the
+    /// socket was dead before.
     pub(crate) fn close_datagrams(&mut self) -> bool {
         self.none(DEAD) && {
             self.set(CLOSING);

@@ -18,9 +18,9 @@ const HEADER_SPARE: usize = 32;
 /// header, payload and trailer.
 pub(crate) const SLICES_MAX: usize = 16;
 
-/// A queue of segments. Invariants: no segment is empty, `len` is the sum of the lengths of all
-/// segments, and `owned_len` is the sum of the lengths of the owned segments. The length of a
-/// segment is the number of bytes that the kernel has not taken.
+/// A queue of segments. Invariants: no segment is empty; `len` is the sum of the lengths of all
+/// segments; `owned_len` is the sum of the lengths of the owned segments. The length of a segment
+/// is the number of bytes that the kernel has not taken.
 #[derive(Debug, Default)]
 pub(crate) struct WriteQueue {
     segments: VecDeque<Segment>,
@@ -47,9 +47,9 @@ struct Owned {
     start: usize,
 }
 
-/// Guard of an encoder that appends to the last segment of a queue. Dropping the guard adds the
-/// appended bytes to the length of the queue if they are accepted, and otherwise removes them. The
-/// guard is dropped after a panic of the encoder too.
+/// Guard of an encoder that appends to the last segment of a queue. If the appended bytes are
+/// accepted, dropping the guard adds their number to the length of the queue. Otherwise dropping
+/// the guard removes these bytes. The guard is also dropped after a panic of the encoder.
 struct Encoding<'a> {
     write_queue: &'a mut WriteQueue,
     pool: &'a mut Pool,
@@ -111,8 +111,8 @@ impl WriteQueue {
     }
 
     /// Appends the bytes that `encode` puts. `payload_len` is the length of the payload, or 0 if it
-    /// is unknown. Appends nothing if `encode` fails. Returns `Ok(false)` and appends nothing if
-    /// the queue would exceed `limit` bytes.
+    /// is unknown. If `encode` fails, appends nothing. If the queue would exceed `limit` bytes,
+    /// appends nothing and returns `Ok(false)`.
     pub(crate) fn encode<E>(
         &mut self,
         payload_len: usize,

@@ -22,8 +22,8 @@ impl<H: Handler> Context<'_, H> {
     ///
     /// [`on_close`](Handler::on_close) comes when both sides have ended, or at the deadline: a peer
     /// that does not end its side delays `on_close` by 10 s, unless the deadline is changed. So
-    /// free what other clients wait for, such as a nickname, when you call `close`, and not only in
-    /// `on_close`. To wait a shorter time for one peer, set the
+    /// free a resource that other clients wait for, such as a nickname, when you call `close`, and
+    /// not only in `on_close`. To wait a shorter time for one peer, set the
     /// [`close_deadline`](crate::Limits#structfield.close_deadline) of its
     /// [limits](Context::set_limits) first. [`abort`](Context::abort) does not wait at all.
     ///
@@ -102,15 +102,15 @@ impl<H: Handler> Context<'_, H> {
     ///
     /// * No further frame is delivered, and `send` fails with
     ///   [`SendError::Gone`](crate::SendError::Gone) or [`Closing`](crate::SendError::Closing).
-    /// * At the end of the turn, [`on_close`](Handler::on_close) takes the session. Its reason is
-    ///   [`CloseReason::Detached`]: the socket, the bytes that were read and not delivered, and the
-    ///   output that the kernel has not taken. From this call on, no byte is lost or
-    ///   duplicated. The counts of lost bytes contain only a partial frame that was discarded when
-    ///   the peer ended its side.
+    /// * At the end of the turn, [`on_close`](Handler::on_close) takes the session. The reason of
+    ///   the close is [`CloseReason::Detached`]. It contains the socket, the bytes that were read
+    ///   and not delivered, and the output that the kernel has not taken. From this call on, no
+    ///   byte is lost or duplicated. The counts of lost bytes are zero, except for a partial frame
+    ///   that was discarded when the peer ended its side.
     /// * If the handler drops the `Detached`, the socket is closed.
     ///
-    /// [`adopt_detached`](Context::adopt_detached) continues the connection, in any reactor. These
-    /// move with the connection:
+    /// [`adopt_detached`](Context::adopt_detached) continues the connection, in any reactor. The
+    /// following move with the connection:
     ///
     /// * the socket, in non-blocking mode and with its options, such as `TCP_NODELAY`
     /// * the undelivered input and the unsent output
@@ -118,7 +118,8 @@ impl<H: Handler> Context<'_, H> {
     /// * the skip of a frame that is too long: see
     ///   [`Detached::is_skipping`](crate::Detached::is_skipping)
     ///
-    /// These do not move, so the connection starts without them, or with their defaults:
+    /// The following do not move. The adopted connection starts without them, or with their
+    /// defaults:
     ///
     /// * the id and the statistics
     /// * a [pause](Context::pause), and the credit of [`grant`](Context::grant)
@@ -133,11 +134,11 @@ impl<H: Handler> Context<'_, H> {
     /// # Duplicates
     ///
     /// A duplicate of a connection's socket is the same open socket with another descriptor.
-    /// [`socket_options`](Context::socket_options) can create one, or it was created before the
-    /// adoption. `close` and `half_close` send a FIN, after which no duplicate can send. After
-    /// `abort`, the close of the last duplicate resets the connection, and output that was written
-    /// to the duplicate may be lost. So use a duplicate only to set options or to wait. To move a
-    /// connection, detach it.
+    /// [`socket_options`](Context::socket_options) can create a duplicate. A duplicate may also be
+    /// older than the adoption of the socket. `close` and `half_close` send a FIN, after which no
+    /// duplicate can send. After `abort`, the close of the last duplicate resets the connection,
+    /// and output that was written to a duplicate may be lost. So use a duplicate only to set
+    /// options or to wait. To move a connection, detach it.
     ///
     /// # Errors
     ///
@@ -146,7 +147,8 @@ impl<H: Handler> Context<'_, H> {
     /// * `NotConnected`: the connection is closed, not open yet, or in a TLS handshake.
     /// * `BrokenPipe`: this side has ended or is closing, a write failed, or the peer sent a
     ///   malformed frame.
-    /// * `Unsupported`: the bytes pass through a transport filter, so the socket alone is useless.
+    /// * `Unsupported`: the bytes pass through a transport filter, such as TLS, so the socket alone
+    ///   is useless.
     ///
     /// # Examples
     ///
@@ -204,8 +206,9 @@ impl<H: Handler> Context<'_, H> {
     ///
     /// * From this call on, the reactor receives nothing more. Datagrams that arrive wait in the
     ///   receive buffer of the socket.
-    /// * Datagrams that the reactor has received before this call are still delivered, and accept
-    ///   replies. The id stays valid until the end of the turn for this.
+    /// * Datagrams that the reactor has received before this call are still delivered, and the
+    ///   handler can reply to them. For these replies, the id stays valid until the end of the
+    ///   turn.
     /// * Queued datagrams are sent by this reactor, as at [`close_udp`](Context::close_udp).
     ///
     /// The result is a duplicate: another descriptor of the same socket, in non-blocking mode.
@@ -268,9 +271,10 @@ impl<H: Handler> Context<'_, H> {
     /// behind a balancer. [`on_shutdown`](Handler::on_shutdown) reports the start of each phase.
     /// [`Reactor::run`](crate::Reactor::run) returns when all is closed. When the time for the
     /// close has passed, the remaining connections are aborted, and their lost bytes are counted.
-    /// With a time of zero, they are aborted at most one millisecond and one turn later.
+    /// With a time of zero, these connections are aborted at most one millisecond and one turn
+    /// later.
     ///
-    /// Each connection is closed as [`close`](Context::close) does, which waits for its peer. So a
+    /// Each connection is closed as by [`close`](Context::close), which waits for the peer. So a
     /// single peer that does not end its side delays the end until the close time has passed.
     ///
     /// A second call cannot extend a phase: the earliest end of each phase applies. So code that
@@ -337,8 +341,8 @@ impl<H: Handler> Context<'_, H> {
     /// begun.
     ///
     /// A phase is current before [`on_shutdown`](Handler::on_shutdown) reports it. The phase
-    /// [`Close`](ShutdownPhase::Close) is the last one. In this phase no connection can be opened,
-    /// so a client that opens lost connections again stops there.
+    /// [`Close`](ShutdownPhase::Close) is the last one. In this phase no connection can be opened.
+    /// So a client must not try to open a lost connection again.
     #[must_use]
     pub fn shutdown_phase(&self) -> Option<ShutdownPhase> {
         self.engine.shutdown.phase()

@@ -21,7 +21,7 @@ impl<H: Handler> Context<'_, H> {
     ///   full, the kernel drops further connects.
     /// * A datagram socket delivers no datagram, except datagrams that the last system call has
     ///   already received. Further datagrams wait in the kernel's receive buffer. If this buffer is
-    ///   full, they are dropped. The socket still sends.
+    ///   full, the kernel drops further datagrams. The socket still sends.
     ///
     /// # Errors
     ///
@@ -157,19 +157,20 @@ impl<H: Handler> Context<'_, H> {
     /// Calls [`on_peek`](Handler::on_peek) once with the bytes of a connection that are read and
     /// not decoded yet. These bytes stay in the stream.
     ///
-    /// No frame is decoded before `on_peek`, which is called once at least `len_min` such bytes are
-    /// read, or the peer ends its side. If `len_min` is zero, `on_peek` waits for no byte: it is
-    /// called in this turn or in the next one. A repeated call replaces `len_min`.
+    /// No frame is decoded before `on_peek`. The reactor calls `on_peek` as soon as at least
+    /// `len_min` of these bytes are read, or the peer ends its side. If `len_min` is zero,
+    /// `on_peek` waits for no byte: it is called in this turn or in the next one. A repeated call
+    /// replaces `len_min`.
     ///
     /// Use this method to choose the [framing](Context::reframe) by the first bytes of a
-    /// connection, or to reject bytes that a peer sent too early, such as plaintext after
-    /// `STARTTLS`.
+    /// connection. Another use is to reject bytes that a peer sent too early, such as plaintext
+    /// after `STARTTLS`.
     ///
     /// * The bytes begin after the frame being delivered. They include all further bytes of the
     ///   same read, and the bytes of a partial frame. They do not include bytes that are still in
     ///   the kernel.
-    /// * A connection that waits for `on_peek` holds at most `len_min` bytes and one read. Its
-    ///   bytes count as a partial frame for
+    /// * A connection that waits for `on_peek` holds at most `len_min` bytes and the bytes of one
+    ///   read. All these bytes count as a partial frame for
     ///   [`Config::frame_deadline`](crate::Config::frame_deadline).
     /// * While the connection is paused, has no credit or is above its high watermark, `on_peek`
     ///   waits.
@@ -235,8 +236,8 @@ impl<H: Handler> Context<'_, H> {
         self.engine.peek(conn.0, len_min)
     }
 
-    /// Returns the number of bytes read from a connection that wait for delivery or for the end of
-    /// their frame.
+    /// Returns the number of bytes that were read from a connection, and that wait for delivery or
+    /// for the end of their frame.
     ///
     /// Returns zero in callbacks that deliver the connection's own input, such as `on_frame`,
     /// because the remaining bytes of the read are still being decoded. [`peek`](Context::peek)

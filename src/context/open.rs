@@ -15,8 +15,8 @@ use crate::os::{ConnectOptions, ListenOptions, OwnedSocket, UdpOptions};
 impl<H: Handler> Context<'_, H> {
     /// Listens for TCP or Unix connections. Each accepted connection starts with `framing`.
     ///
-    /// If `addr` resolves to several addresses, the first address that can be bound is used. So
-    /// `localhost` may listen for IPv6 alone, or for IPv4 alone;
+    /// If `addr` resolves to several addresses, the first address that can be bound is used. So a
+    /// listener at `localhost` may accept IPv6 alone, or IPv4 alone.
     /// [`listen_all`](Context::listen_all) listens at all addresses of a name. Port 0 selects a
     /// free port, which [`local_inet_addr`](Context::local_inet_addr) returns. Resolving a host
     /// name blocks.
@@ -46,15 +46,16 @@ impl<H: Handler> Context<'_, H> {
         self.engine.listen(addr, framing, options)
     }
 
-    /// Listens at all addresses of a name, with one listener for each. Returns the ids of the
-    /// listeners in the order of the addresses.
+    /// Listens at all addresses of a name, with one listener for each address. Returns the ids of
+    /// the listeners in the order of the addresses.
     ///
     /// * If the port is 0, the system chooses one port for all addresses.
     /// * If there are IPv4 and IPv6 addresses, a listener at an IPv6 address accepts IPv6 only,
     ///   unless [`ListenOptions::only_v6`] is set.
     /// * An address is skipped if the system does not support its family, because no client can
-    ///   reach it either. `[::1]` and `[::]` are also skipped if this host does not have them:
-    ///   IPv6 may be turned off. If no address is left, the call fails with the last such error.
+    ///   reach it either. `[::1]` and `[::]` are also skipped if this host does not have them: IPv6
+    ///   may be turned off. If no address is left, the call fails with the error of the last
+    ///   skipped address.
     /// * An address that occurs twice counts once.
     ///
     /// # Errors
@@ -119,7 +120,7 @@ impl<H: Handler> Context<'_, H> {
         self.engine.bind_udp(addr, options)
     }
 
-    /// Connects a UDP socket to `peer`. From then on it receives from `peer` only, and
+    /// Connects a UDP socket to `peer`. From then on the socket receives from `peer` only, and
     /// [`send_datagram`](Context::send_datagram) sends to `peer`. Datagrams of other senders that
     /// the kernel has queued already are dropped, and counted in
     /// [`Stats::datagrams_filtered`](crate::Stats::datagrams_filtered).
@@ -150,10 +151,11 @@ impl<H: Handler> Context<'_, H> {
     /// multicast or a broadcast address fails with `InvalidInput`. If a name has other addresses
     /// too, such an address is skipped.
     ///
-    /// If a failure is known at once, such as an address that is not valid, `on_close` comes at the
-    /// end of this turn or of the next one. A [`send`](Context::send) before that fails with
-    /// [`SendError::Closing`](crate::SendError::Closing), which does not contain the cause. So do
-    /// not end the program at an error of the first `send`; `on_close` has the reason.
+    /// Some failures are known at once, for example an address that is not valid. `on_close` then
+    /// comes at the end of this turn or of the next one. A [`send`](Context::send) before
+    /// `on_close` fails with [`SendError::Closing`](crate::SendError::Closing), which does not
+    /// contain the cause. So do not end the program at an error of the first `send`; `on_close` has
+    /// the reason.
     pub fn connect(&mut self, addr: impl ToAddrs, framing: Framing, session: H::Session) -> ConnId {
         self.connect_with(addr, framing, session, &ConnectOptions::new())
     }

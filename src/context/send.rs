@@ -35,8 +35,9 @@ impl<H: Handler> Context<'_, H> {
     /// * [`SendError::Full`]: the write queue would exceed
     ///   [`Config::write_queue_bytes_max`](crate::Config::write_queue_bytes_max), or
     ///   [`Config::memory_bytes_max`](crate::Config::memory_bytes_max) is used up. Wait for
-    ///   [`on_drained`](Handler::on_drained). A frame that alone exceeds `write_queue_bytes_max` is
-    ///   never accepted; if the write queue is empty then, no `on_drained` follows.
+    ///   [`on_drained`](Handler::on_drained). A single frame longer than `write_queue_bytes_max` is
+    ///   never accepted. If the write queue is empty when such a frame is refused, no `on_drained`
+    ///   follows.
     /// * [`SendError::Frame`]: the payload is too long for the framing, or the framing cannot
     ///   represent it. Another attempt will fail too. [`send_unframed`](Context::send_unframed)
     ///   sends bytes that need no framing.
@@ -94,7 +95,7 @@ impl<H: Handler> Context<'_, H> {
     /// Sends an owned payload as one frame.
     ///
     /// A payload of 16 KiB or more is queued without a copy and written together with its header
-    /// and trailer. These framings copy it once, like [`send`](Context::send):
+    /// and trailer. The following framings copy the payload once, like [`send`](Context::send):
     /// [`length_field`](crate::Framing::length_field), [`custom`](crate::Framing::custom),
     /// [`line_crlf`](crate::Framing::line_crlf), a [`delimiter`](crate::Framing::delimiter) of
     /// several bytes, several [`delimiters`](crate::Framing::delimiters), and any framing with
@@ -146,8 +147,8 @@ impl<H: Handler> Context<'_, H> {
     /// If the size of the header depends on the length of the payload
     /// ([`varint`](crate::Framing::varint), [`netstring`](crate::Framing::netstring)), the payload
     /// is moved once. A [`custom`](crate::Framing::custom) codec without its own
-    /// [`encode_in_place`](crate::Codec::encode_in_place) gets a copy. Limits are checked after
-    /// `write` returns, so `write` itself must bound the length.
+    /// [`encode_in_place`](crate::Codec::encode_in_place) gets a copy of the payload. Limits are
+    /// checked after `write` returns, so `write` itself must bound the length.
     ///
     /// # Errors
     ///
@@ -186,9 +187,8 @@ impl<H: Handler> Context<'_, H> {
     /// [`Config::write_queue_bytes_max`](crate::Config::write_queue_bytes_max), even if each
     /// connection reads fast.
     ///
-    /// A payload of 16 KiB or more is copied once for all
-    /// connections, except with the framings for which [`send_owned`](Context::send_owned) makes a
-    /// copy.
+    /// A payload of 16 KiB or more is copied once for all connections, except with the framings for
+    /// which [`send_owned`](Context::send_owned) makes a copy.
     ///
     /// # Examples
     ///
@@ -223,13 +223,13 @@ impl<H: Handler> Context<'_, H> {
     /// A reply is a datagram to the sender of a request, on the same socket. It is sent inside of
     /// [`on_datagram`](Handler::on_datagram), or later along a stored
     /// [`Datagram::reply_route`](crate::Datagram::reply_route). On Linux and Android, with the
-    /// feature `udp-batch`, a reply leaves from the address to which its request was sent, unless
-    /// that is a multicast or broadcast address. In all other cases, the system chooses the local
+    /// feature `udp-batch`, a reply leaves from the address to which its request was sent. If that
+    /// is a multicast or broadcast address, and in all other cases, the system chooses the local
     /// address.
     ///
     /// The datagram is queued. It is sent after the callback has returned, at the latest at the end
-    /// of the turn, or later if the send buffer of the socket is full. If the kernel rejects the
-    /// datagram, it is dropped, counted in
+    /// of the turn. If the send buffer of the socket is full, the datagram is sent later. If the
+    /// kernel rejects the datagram, it is dropped, counted in
     /// [`Stats::datagrams_dropped`](crate::Stats::datagrams_dropped) and reported to
     /// [`on_datagram_error`](Handler::on_datagram_error).
     ///
@@ -270,8 +270,8 @@ impl<H: Handler> Context<'_, H> {
         self.engine.send_datagram(socket, None, None, data.as_ref())
     }
 
-    /// Returns the number of bytes accepted for a connection that the kernel has not taken yet,
-    /// including framing. With TLS, bytes that are encrypted already do not count.
+    /// Returns the number of bytes, including framing, that were accepted for a connection and that
+    /// the kernel has not taken yet. With TLS, bytes that are encrypted already do not count.
     ///
     /// # Errors
     ///

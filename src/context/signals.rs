@@ -11,10 +11,10 @@ impl<H: Handler> Context<'_, H> {
     /// Catches a signal: [`on_signal`](Handler::on_signal) reports it from now on.
     ///
     /// The signal loses its default effect until the process ends, even after the reactor is
-    /// dropped. If [`Reactor::shutdown_on_signals`](crate::Reactor::shutdown_on_signals) caught it
-    /// before, the signal no longer shuts the reactor down. If several reactors of a process catch
-    /// a signal, each of them reports it. Succeeds and does nothing if this reactor reports the
-    /// signal already.
+    /// dropped. If [`Reactor::shutdown_on_signals`](crate::Reactor::shutdown_on_signals) caught the
+    /// signal before, the signal no longer shuts the reactor down. If several reactors of a process
+    /// catch a signal, each of them reports it. Succeeds and does nothing if this reactor reports
+    /// the signal already.
     ///
     /// On Unix, a signal takes two descriptors, which are closed with the reactor. Call this method
     /// in programs, not in libraries, because signals belong to the process. Requires the feature

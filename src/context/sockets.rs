@@ -89,7 +89,7 @@ impl<H: Handler> Context<'_, H> {
     ///
     /// # Errors
     ///
-    /// * `NotConnected`: the socket is closed, or its connection has no socket yet.
+    /// * `NotConnected`: the socket is closed, or the connection has no socket yet.
     /// * `Unsupported`: the socket is a Unix socket; use [`local_addr`](Context::local_addr).
     /// * Any other error of the system.
     pub fn local_inet_addr(&self, socket: impl Into<SocketId>) -> io::Result<SocketAddr> {
@@ -100,7 +100,7 @@ impl<H: Handler> Context<'_, H> {
     ///
     /// # Errors
     ///
-    /// * `NotConnected`: the socket is closed, or its connection has no socket yet.
+    /// * `NotConnected`: the socket is closed, or the connection has no socket yet.
     /// * Any other error of the system.
     pub fn local_addr(&self, socket: impl Into<SocketId>) -> io::Result<Addr> {
         self.engine.local_addr(socket.into())
@@ -110,7 +110,7 @@ impl<H: Handler> Context<'_, H> {
     ///
     /// # Errors
     ///
-    /// * `NotConnected`: the socket is closed, or its connection has no socket yet.
+    /// * `NotConnected`: the socket is closed, or the connection has no socket yet.
     ///
     /// # Examples
     ///
@@ -133,7 +133,7 @@ impl<H: Handler> Context<'_, H> {
     ///
     /// # Errors
     ///
-    /// * `NotConnected`: the socket is closed, or its connection has no socket yet.
+    /// * `NotConnected`: the socket is closed, or the connection has no socket yet.
     ///
     /// # Examples
     ///
@@ -165,7 +165,7 @@ impl<H: Handler> Context<'_, H> {
         self.engine.stats()
     }
 
-    /// Publishes the [statistics](Context::stats) now and at each `interval`, as metrics of the
+    /// Publishes the [statistics](Context::stats) now and after each `interval`, as metrics of the
     /// crate `metrics`. Requires the feature `metrics`.
     ///
     /// Install the recorder of the program before this call: metrics that are created without a
@@ -180,7 +180,7 @@ impl<H: Handler> Context<'_, H> {
     /// time of each callback, if [`Config::slow_callback_min`](crate::Config::slow_callback_min) is
     /// set. A time in a histogram differs from the measured time by at most an eighth.
     ///
-    /// Publishing adds no cost to a frame, and one reading of the clock to a turn.
+    /// Publishing adds one reading of the clock to each turn. It adds no cost to a frame.
     ///
     /// # Examples
     ///
@@ -235,7 +235,7 @@ impl<H: Handler> Context<'_, H> {
         self.engine.record_all(true);
     }
 
-    /// Stops the recording of all sockets, including sockets that are opened later.
+    /// Stops the recording of all sockets. Sockets that are opened later are not recorded either.
     pub fn stop_recording_all(&mut self) {
         self.engine.record_all(false);
     }

@@ -30,7 +30,7 @@ impl<H: Handler> Context<'_, H> {
     }
 
     /// Sets the deadline of an existing timer to `after` from [`now`](Context::now). Its id and key
-    /// are kept. An interval continues from that deadline with its period.
+    /// are kept. An interval continues from the new deadline with its period.
     ///
     /// Returns false and changes nothing if the timer no longer exists: it was cancelled, or it is
     /// a one-shot timer and has fired.

@@ -78,8 +78,8 @@ impl<H: Handler> Context<'_, H> {
 
     /// Replaces the TLS configuration of a listener, for example after its certificate was renewed.
     ///
-    /// Connections that are accepted from now on use it. Open connections, and those in the
-    /// handshake, keep their configuration. A plain listener becomes a TLS listener.
+    /// Connections that are accepted from now on use the new configuration. Open connections, and
+    /// those in the handshake, keep their configuration. A plain listener becomes a TLS listener.
     ///
     /// # Errors
     ///

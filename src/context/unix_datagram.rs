@@ -39,9 +39,10 @@ impl<H: Handler> Context<'_, H> {
         self.engine.adopt_unix_datagram(socket.into())
     }
 
-    /// Connects a Unix datagram socket to `peer`. From then on it receives from `peer` only, and
-    /// sends to `peer` by default. Datagrams of other senders that the kernel has queued already
-    /// are dropped, and counted in [`Stats::datagrams_filtered`](crate::Stats::datagrams_filtered).
+    /// Connects a Unix datagram socket to `peer`. From then on the socket receives from `peer`
+    /// only, and sends to `peer` by default. Datagrams of other senders that the kernel has queued
+    /// already are dropped, and counted in
+    /// [`Stats::datagrams_filtered`](crate::Stats::datagrams_filtered).
     ///
     /// # Errors
     ///

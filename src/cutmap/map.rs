@@ -34,7 +34,7 @@ pub struct FrameSpan {
 /// One direction of a connection: sends and writes at one end, reads and frames at the other.
 ///
 /// Each of the four lists is ordered by offset and normally has no gaps: an entry begins at the end
-/// of the one before it. The lists end at the same offset, except for bytes in transit: see
+/// of the previous entry. The lists end at the same offset, except for bytes in transit: see
 /// [`first_unsent`](CutMap::first_unsent), [`first_unread`](CutMap::first_unread) and
 /// [`first_undelivered`](CutMap::first_undelivered).
 ///
@@ -46,8 +46,8 @@ pub struct FrameSpan {
 ///
 /// With TLS, the map also has the [records sent](CutMap::tls_records_sent) and the [records
 /// received](CutMap::tls_records_received). The offsets of writes and reads are then offsets on the
-/// wire, and those of sends and frames are offsets of the plaintext. A byte of a send or frame is
-/// in a write or read if this write or read has a byte of its record.
+/// wire, and those of sends and frames are offsets of the plaintext. A write or read contains a
+/// byte of a send or frame if it contains any byte of the TLS record of that byte.
 ///
 /// Methods take and return indices into the lists. For an index out of range, the result is empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -72,7 +72,7 @@ pub struct Summary {
     pub reads: usize,
     /// Number of decoded frames.
     pub frames: usize,
-    /// Number of sends that arrived in one read together with another send or a part of one.
+    /// Number of sends that share a read with another send or a part of another send.
     pub glued_sends: usize,
     /// Number of sends that arrived in several reads.
     pub cut_sends: usize,
@@ -83,16 +83,16 @@ pub struct Summary {
     pub split_headers: usize,
     /// Maximum number of frames that ended in one read.
     pub frames_per_read_max: usize,
-    /// Number of TLS records sent with application data.
+    /// Number of sent TLS records that contain application data.
     pub tls_records_sent: usize,
-    /// Number of TLS records received with application data.
+    /// Number of received TLS records that contain application data.
     pub tls_records_received: usize,
-    /// Number of sends that share a TLS record with another send or a part of one.
+    /// Number of sends that share a TLS record with another send or a part of another send.
     pub sends_glued_in_records: usize,
-    /// Number of sends in several TLS records.
+    /// Number of sends whose bytes are in several TLS records.
     pub sends_cut_by_records: usize,
-    /// Number of TLS records with application data that arrived in one read together with another
-    /// one or a part of one.
+    /// Number of TLS records with application data that share a read with another such record or a
+    /// part of one.
     pub glued_tls_records: usize,
     /// Number of TLS records with application data that arrived in several reads.
     pub cut_tls_records: usize,
@@ -139,7 +139,8 @@ impl CutMap {
         map
     }
 
-    /// Returns the sends, TLS records and writes of a connection. The other lists are empty.
+    /// Returns a map of the sends, TLS records and writes of a connection. Its other lists are
+    /// empty.
     #[must_use]
     pub fn outgoing(recording: &Recording, conn: ConnId) -> Self {
         let mut map = Self::of_conn((recording, conn), recording.began);
@@ -147,7 +148,8 @@ impl CutMap {
         map
     }
 
-    /// Returns the reads, TLS records and frames of a connection. The other lists are empty.
+    /// Returns a map of the reads, TLS records and frames of a connection. Its other lists are
+    /// empty.
     ///
     /// The recording of one end is enough to find the number of frames per read and the split
     /// headers.
@@ -222,7 +224,7 @@ impl CutMap {
         touching_by(&self.frames, range, |frame| frame.span)
     }
 
-    /// Returns the sends that arrived in one read together with another send or a part of one.
+    /// Returns the sends that share a read with another send or a part of another send.
     pub fn glued_sends(&self) -> impl Iterator<Item = usize> {
         (0..self.sends.len()).filter(|send| {
             let mut reads = self.reads_of_send(*send);
@@ -276,8 +278,8 @@ impl CutMap {
         first_beyond(&self.writes, &self.reads)
     }
 
-    /// Returns the offset of the first byte that was read, and with TLS decrypted, after the last
-    /// frame, if there is one.
+    /// Returns the offset of the first byte after the last frame, if this byte was read. With TLS,
+    /// the byte must also be decrypted.
     ///
     /// That byte begins a partial frame, bytes that a paused connection has not delivered, or bytes
     /// that a codec skipped.

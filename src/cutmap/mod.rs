@@ -22,9 +22,9 @@
 //! Here read 1 contains send 1 and the beginning of send 2: the two are glued, and send 2 is cut.
 //! The frames equal the sends, regardless of the reads.
 //!
-//! With TLS, records are one more layer between the sends and the writes, and between the reads
-//! and the frames. A record glues short sends and cuts long ones, and the reads glue and cut the
-//! records:
+//! With TLS, the TLS records are one more layer between the sends and the writes, and between the
+//! reads and the frames. A record glues short sends and cuts long ones, and the reads glue and cut
+//! the records:
 //!
 //! ```text
 //!   sends    |- 0 -|- 1 -|------- 2 -------|               payloads passed to `send`
@@ -113,17 +113,18 @@ pub struct Event {
     /// Time since the [start of the recording](Recording::began).
     ///
     /// Writes, reads and datagrams have the time at which their system call returned. The clock is
-    /// not read for frames, sends and datagrams that were dropped before a system call. Their time
-    /// is the latest time of a system call, or the start of the turn if that is later. A call of
-    /// [`Reactor::with`](crate::Reactor::with) counts as the start of a turn.
+    /// not read for a frame, for a send, or for a datagram that was dropped before a system call.
+    /// These events have the time of the latest system call, or the start of the turn if that is
+    /// later. A call of [`Reactor::with`](crate::Reactor::with) counts as the start of a turn.
     pub at: Duration,
     /// Type of the event.
     pub kind: EventKind,
     /// TCP: offset of the first byte in the stream of its direction, including headers. It is zero
     /// at the start of the connection. With TLS, writes and reads have offsets on the wire, which
-    /// include the handshake and the bytes of TLS. They begin with the offset of the plaintext at
-    /// the first recorded byte. So they are offsets in the stream if the connection is recorded
-    /// before its handshake. All other events have offsets of the plaintext.
+    /// include the handshake and the bytes of TLS. When the recording of a connection starts for
+    /// the first time, its offset on the wire is set to its offset of the plaintext. So the offsets
+    /// on the wire are exact only if this recording starts before the handshake. All other events
+    /// have offsets of the plaintext.
     ///
     /// UDP: number of the datagram among the recorded datagrams of its socket and direction. The
     /// first has the number zero, and the next recording continues the numbers.
@@ -158,7 +159,8 @@ pub enum EventKind {
         /// Number of bytes on the wire, including the header of the record.
         wire_len: u32,
     },
-    /// Decrypted TLS record. The values are those of [`TlsRecordSent`](Self::TlsRecordSent).
+    /// Decrypted TLS record. The values have the same meaning as those of
+    /// [`TlsRecordSent`](Self::TlsRecordSent).
     TlsRecordReceived {
         /// Offset of the record on the wire.
         wire_offset: u64,
@@ -203,8 +205,8 @@ pub struct Segments {
 
 /// Events of the recorded sockets of a reactor, in order.
 ///
-/// [`Context::take_recording`](crate::Context::take_recording) returns it. Its
-/// [`Display`](std::fmt::Display) output is one readable line per event.
+/// [`Context::take_recording`](crate::Context::take_recording) returns a recording. The
+/// [`Display`](std::fmt::Display) output of a recording is one readable line per event.
 #[derive(Debug, Clone)]
 pub struct Recording {
     pub(crate) began: Instant,

@@ -14,7 +14,7 @@ pub(crate) struct Recorder {
     began: Instant,
     /// Latest time that was passed to the recorder.
     latest: Instant,
-    /// Time from `began` to `latest`, which the next event gets.
+    /// Time from `began` to `latest`. The next event is recorded with this time.
     at: Duration,
     /// Maximum number of events.
     len_max: usize,

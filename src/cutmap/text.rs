@@ -219,7 +219,8 @@ fn count(count: usize, noun: &str) -> String {
     format!("{count} {noun}{plural}")
 }
 
-/// Returns words for the part of a frame or record that lies in `outer`; empty if it is whole.
+/// Returns words for the part of `inner`, a frame or record, that lies in `outer`. Returns no words
+/// if all of `inner` lies in `outer`.
 fn part(inner: Span, outer: Span) -> &'static str {
     let (inner, outer) = (inner.range(), outer.range());
     match (inner.start < outer.start, inner.end > outer.end) {

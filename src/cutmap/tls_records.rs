@@ -57,8 +57,9 @@ pub(super) fn count_with_data(records: &[TlsRecordSpan]) -> usize {
     records.iter().filter(|record| record.has_data()).count()
 }
 
-/// Makes the offsets on the wire of both ends equal. They differ if the recording of one end
-/// started later. Increases the lower offsets, at the first record that both ends have.
+/// Makes the offsets on the wire of both ends equal. If the recording of one end started later, the
+/// offsets of the two ends differ. Compares the ends at the first record that both of them have,
+/// and increases all offsets of the end with the lower offset.
 pub(super) fn align(sender: &mut CutMap, receiver: &mut CutMap) {
     let received = receiver.tls_records_received.iter();
     let received: Vec<_> = received.filter(|record| record.has_data()).collect();
@@ -159,7 +160,7 @@ impl CutMap {
         touching_by(&self.frames, range, |frame| frame.span)
     }
 
-    /// Returns the sends that share a TLS record with another send or a part of one.
+    /// Returns the sends that share a TLS record with another send or a part of another send.
     pub fn sends_glued_in_records(&self) -> impl Iterator<Item = usize> {
         (0..self.sends.len()).filter(|send| {
             let mut records = self.tls_records_of_send(*send);
@@ -167,7 +168,7 @@ impl CutMap {
         })
     }
 
-    /// Returns the sends in several TLS records.
+    /// Returns the sends whose bytes are in several TLS records.
     pub fn sends_cut_by_records(&self) -> impl Iterator<Item = usize> {
         (0..self.sends.len()).filter(|send| {
             let records = self.tls_records_of_send(*send);
@@ -175,8 +176,8 @@ impl CutMap {
         })
     }
 
-    /// Returns the received records with application data that arrived in one read together with
-    /// another one or a part of one.
+    /// Returns the received records with application data that share a read with another such
+    /// record or a part of one.
     pub fn glued_tls_records(&self) -> impl Iterator<Item = usize> {
         self.received_with_data().filter(|record| {
             let mut reads = self.reads_of_tls_record(*record);
@@ -209,7 +210,8 @@ impl CutMap {
     }
 }
 
-/// The two streams of a connection with TLS.
+/// Conversions between the two streams of a connection with TLS: the plaintext, and the bytes on
+/// the wire.
 ///
 /// Before the start of TLS, the two streams are equal.
 impl CutMap {
@@ -218,8 +220,8 @@ impl CutMap {
         !(self.tls_records_sent.is_empty() && self.tls_records_received.is_empty())
     }
 
-    /// Returns the records of the direction: those of the sender, or those of the receiver if the
-    /// sender's are not recorded.
+    /// Returns the records of the sender. If the map has none of them, returns the records of the
+    /// receiver.
     fn as_sent(&self) -> &[TlsRecordSpan] {
         match self.tls_records_sent.is_empty() {
             true => &self.tls_records_received,
@@ -227,8 +229,8 @@ impl CutMap {
         }
     }
 
-    /// Returns the records of the direction: those of the receiver, or those of the sender if the
-    /// receiver's are not recorded.
+    /// Returns the records of the receiver. If the map has none of them, returns the records of the
+    /// sender.
     fn as_received(&self) -> &[TlsRecordSpan] {
         match self.tls_records_received.is_empty() {
             true => &self.tls_records_sent,
@@ -268,8 +270,8 @@ impl CutMap {
             .or_else(|| first_beyond(&self.sends, reached.as_slice()))
     }
 
-    /// Returns the plaintext offset of the first byte that was decrypted after `last`, the last
-    /// frame, if there is one.
+    /// Returns the plaintext offset of the first decrypted byte after `last`, the last frame.
+    /// Returns `None` if no byte after `last` was decrypted.
     pub(super) fn first_undelivered_of_tls(&self, last: Option<Span>) -> Option<u64> {
         let begin = self.tls_records_received.first()?.span.offset;
         let end = self.tls_records_received.last()?.span.range().end;
@@ -302,7 +304,8 @@ fn plain_end(first: &TlsRecordSpan) -> u64 {
     }
 }
 
-/// Returns the bytes on the wire that carry a range of plaintext: all bytes of its records.
+/// Returns the bytes on the wire that carry a range of plaintext: all bytes of each record that
+/// contains a byte of the range.
 fn wire_of(records: &[TlsRecordSpan], range: Range<u64>) -> Range<u64> {
     let Some(first) = records.first() else {
         return range;
@@ -320,7 +323,8 @@ fn wire_of(records: &[TlsRecordSpan], range: Range<u64>) -> Range<u64> {
     }
 }
 
-/// Returns the plaintext in a range of bytes on the wire: all bytes of its records.
+/// Returns the plaintext in a range of bytes on the wire: the whole plaintext of each record that
+/// has a byte in the range.
 fn plaintext_of(records: &[TlsRecordSpan], range: Range<u64>) -> Range<u64> {
     let Some(first) = records.first() else {
         return range;
@@ -364,8 +368,8 @@ mod tests {
         lens.iter().map(next).collect()
     }
 
-    /// Returns records with this plaintext after `begin` bytes. Each record has 20 more bytes on
-    /// the wire.
+    /// Returns records whose plaintexts have the lengths `lens`. The records begin after `begin`
+    /// bytes without TLS. Each record has 20 more bytes on the wire than its plaintext.
     fn records(begin: u64, lens: &[u64]) -> Vec<TlsRecordSpan> {
         let wire: Vec<_> = lens.iter().map(|len| len + 20).collect();
         let pairs = spans(begin, lens).into_iter().zip(spans(begin, &wire));
@@ -450,13 +454,13 @@ mod tests {
         assert_eq!(map.reads_of_frame(1), 2..3);
         assert_eq!(map.frames_of_read(1), 0..0);
         assert_eq!(map.frames_of_read(2), 1..2);
-        // A send across the start of TLS has both.
+        // A send across the start of TLS has bytes without TLS and bytes in a record.
         map.sends = spans(0, &[16]);
         assert_eq!(map.reads_of_send(0), 0..3);
     }
 
-    /// A recording keeps its newest events, so the first record can be missing while its write is
-    /// there.
+    /// A recording keeps only its newest events. So it can contain a write without the first record
+    /// of this write.
     #[test]
     fn bytes_of_a_missing_record_are_not_plaintext() {
         let mut map = map(&[10, 10, 10], &[10, 20], &[30, 40], &[30, 40]);

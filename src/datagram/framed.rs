@@ -11,7 +11,7 @@ use crate::error::FrameError;
 
 impl<'a> Datagram<'a> {
     /// Returns the frame of a datagram that consists of exactly one frame. Use this method for
-    /// protocols that frame their messages over UDP too.
+    /// protocols that also frame their messages over UDP.
     ///
     /// Datagrams are independent: a fault of one datagram does not affect the next, even from the
     /// same sender. Bytes that [`skip_between`](Framing::skip_between) skips may surround the

@@ -57,8 +57,9 @@ impl<'a> GsoRun<'a> {
         self.to.is_some_and(|to| to.ip().to_canonical().is_ipv4())
     }
 
-    /// Returns true if both runs can be sent with one system call. Their control data must be
-    /// equal. Either both are one datagram, or both are several with the same segment length.
+    /// Returns true if both runs can be sent with one system call. The control data of both runs
+    /// must be equal. Either each run is one datagram, or both runs have several datagrams and the
+    /// same segment length.
     pub(crate) fn is_like(&self, other: &Self) -> bool {
         let are_one = self.is_one() && other.is_one();
         let are_runs = !self.is_one() && !other.is_one() && self.segment_len == other.segment_len;

@@ -54,7 +54,7 @@ impl<'a> Datagram<'a> {
         self.details.to
     }
 
-    /// Returns the index of the network interface that the datagram arrived on. It is `None` if
+    /// Returns the index of the network interface that the datagram arrived on. Returns `None` if
     /// [`to`](Self::to) is `None`.
     #[must_use]
     pub fn interface(&self) -> Option<u32> {

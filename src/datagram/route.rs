@@ -39,7 +39,7 @@ impl Route {
         Self { to, marks: None }
     }
 
-    /// Sets the local address to leave from, if there is one.
+    /// Sets the local address to leave from. Does nothing if `source` is `None`.
     pub(crate) fn with_source(mut self, source: Option<IpAddr>) -> Self {
         if source.is_some() {
             self.marks.get_or_insert_default().source = source;
@@ -47,9 +47,10 @@ impl Route {
         self
     }
 
-    /// Sets the traffic class byte of the datagram, in place of the socket's
-    /// ([`SocketRef::set_tos`](crate::SocketRef::set_tos)): the DSCP in the upper six bits and the
-    /// ECN mark in the lower two. Linux only; needs the feature `udp-batch`.
+    /// Sets the traffic class byte of the datagram: the DSCP in the upper six bits and the ECN mark
+    /// in the lower two bits. It replaces the byte that the socket has
+    /// ([`SocketRef::set_tos`](crate::SocketRef::set_tos)). Linux only; needs the feature
+    /// `udp-batch`.
     ///
     /// # Examples
     ///

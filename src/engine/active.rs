@@ -181,8 +181,8 @@ impl Engine {
         (watermark, has_epilogue)
     }
 
-    /// Looks up the state of the active connection. Returns `State::dead()` if there is none.
-    /// Watches the connection again if it is plain.
+    /// Looks up the state of the active connection. Returns `State::dead()` if no connection is
+    /// active. Watches the connection again if it is plain.
     pub(crate) fn active_state(&mut self) -> State {
         let active = self.active.token;
         let Some(Ok(conn)) = active.map(|token| self.entries.watched_conn_mut(token)) else {
@@ -192,7 +192,8 @@ impl Engine {
         #[cfg(not(unstick_general_path))]
         {
             let watched = super::fast_path::watched_token(conn, active);
-            // Without memory, `send` fails, and only the general path checks that.
+            // While the memory budget is used up, `send` must fail. Only the general path checks
+            // the budget, so no connection is watched then.
             let watched = watched.filter(|_| !self.memory.is_used_up());
             self.entries.watch(watched);
         }

@@ -120,8 +120,9 @@ impl Engine {
 /// The reap.
 impl Engine {
     /// Takes the next ended entry and removes its socket from the poll. For a connection, also
-    /// closes or detaches the socket, and returns the [`Closed`] to report, unless `on_refused`
-    /// reported its end. The key stays in use until [`free`](Engine::free).
+    /// closes or detaches the socket, and returns the [`Closed`] to report. If `on_refused` has
+    /// reported the end of the connection, returns no [`Closed`]. The key stays in use until
+    /// [`free`](Engine::free).
     pub(crate) fn next_to_reap(&mut self) -> Option<(Token, Option<Closed>)> {
         let token = self.queues.to_reap.pop_front()?;
         let os = &self.os;

@@ -48,8 +48,8 @@ impl Engine {
             return None;
         }
         let mut detached = Detached::new(conn.socket.detach(&self.os)?);
-        // A copy, because the reap needs the header of the PROXY protocol: its address is the one
-        // under which the connection was counted.
+        // The header of the PROXY protocol is copied, because the reap needs the header too: the
+        // connection was counted under the address in the header.
         detached.proxied = conn.extras().proxied.clone();
         let pool = &mut self.memory.pool;
         if let Some(mut queue) = conn.write_queue.take() {
@@ -82,9 +82,9 @@ impl Engine {
                 let queue = spares.queue_of(&mut conn.write_queue, now);
                 queue.push(&unsent, &mut memory.pool);
             }
-            // Adopted output above the low watermark counts as above the high watermark, so that
-            // `on_drained` reports when it has drained. The handler has not sent this output on
-            // this connection, and gets no other report about it.
+            // Adopted output above the low watermark counts as above the high watermark. So
+            // `on_drained` is called when this output has drained. The handler has not sent this
+            // output on this connection, and gets no other report about it.
             if unsent.len() > self.config.write_low_bytes {
                 conn.state.above_high();
             }

@@ -38,8 +38,8 @@ pub(crate) struct Dial {
     options: ConnectOptions,
     /// The deadline of the connect, as time since the epoch.
     until: Duration,
-    /// The pending attempts except the newest one, which is the socket of the connection. The
-    /// oldest one comes first.
+    /// The pending attempts, oldest first, except the newest attempt. The newest attempt is the
+    /// socket of the connection.
     earlier: Vec<(Stream, Addr)>,
     /// Number of sockets that were opened.
     opened: usize,
@@ -47,7 +47,8 @@ pub(crate) struct Dial {
 
 impl Dial {
     /// Creates a connect. Addresses that no server can have are dropped, so that their error does
-    /// not replace the error of the other addresses. If no other address exists, they are kept.
+    /// not replace the error of the other addresses. If no server can have any of the addresses,
+    /// all addresses are kept.
     pub(super) fn new(mut addrs: Vec<Addr>, options: ConnectOptions, until: Duration) -> Self {
         let may_name_server = |addr: &Addr| !addr.inet().is_some_and(names_no_server);
         if addrs.iter().any(may_name_server) {
@@ -72,9 +73,9 @@ impl Dial {
     /// Starts an attempt with the next address. If this attempt fails at once, stores its error in
     /// `last` and tries the address after it.
     ///
-    /// If this host lacks resources while an attempt is pending, the address stays in the list. It
-    /// is tried again when an attempt ends or the timer fires. With a fixed local port, only one
-    /// attempt can be pending.
+    /// If this host lacks resources while an attempt is pending, the address stays in the list. The
+    /// address is tried again when an attempt ends or the timer fires. With a fixed local port,
+    /// only one attempt can be pending.
     fn attempt(&mut self, conn: &mut Connection, os: &Os, token: Token, last: &mut io::Error) {
         let is_pending = !matches!(conn.socket, Stream::None);
         if is_pending && self.options.has_local_port() {

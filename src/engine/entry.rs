@@ -54,9 +54,9 @@ macro_rules! of_any_kind {
 
 pub(super) use of_any_kind;
 
-/// One TCP or Unix stream connection. An idle connection owns no memory other than this struct,
-/// unless it needs an [`Extension`] (such as a TLS session), the address of a Unix peer or the
-/// state of a user's codec.
+/// One TCP or Unix stream connection. An idle connection usually owns no memory other than this
+/// struct. It owns more memory if it needs an [`Extension`] (such as a TLS session), the address of
+/// a Unix peer, or the state of a user's codec.
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) framing: Framing,
@@ -117,8 +117,8 @@ pub(crate) struct Extras {
     pub(crate) adopted: bool,
     /// The credit, if the handler limits delivery by credit.
     pub(crate) credit: Option<Credit>,
-    /// The time of the last write; set only if a read-idle timeout is configured, which does not
-    /// count writes.
+    /// The time of the last write. It is set only if a read-idle timeout is configured, because
+    /// that timeout does not count writes.
     pub(super) last_write: Option<Stamp>,
     /// Number of undecoded bytes for which `on_peek` waits, unless the stream ends earlier; `None`
     /// if the handler does not peek.
@@ -279,7 +279,8 @@ impl Connection {
         }
     }
 
-    /// Returns the own limits of the connection, or the limits of the configuration if it has none.
+    /// Returns the own limits of the connection. If it has no own limits, returns the limits of the
+    /// configuration.
     pub(crate) fn limits(&self, config: &Config) -> Limits {
         self.own_limits()
             .map_or_else(|| config.limits(), |(limits, _)| *limits)
@@ -367,8 +368,9 @@ impl Connection {
         self.write_queue.is_none() && self.state.batches_output()
     }
 
-    /// Records the time of a write. Without a filter, the fast path skips this call if the kernel
-    /// takes the whole batch, because the same dispatch recorded the time of a read.
+    /// Records the time of a write. The fast path skips this call if there is no filter and the
+    /// kernel takes the whole batch. The same dispatch has then already recorded the time of a
+    /// read.
     pub(super) fn stamp_write(&mut self, now: Stamp) {
         let extras = self.extras_mut();
         match extras.and_then(|extras| extras.last_write.as_mut()) {

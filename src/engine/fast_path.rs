@@ -1,9 +1,10 @@
 //! All shortcuts of the engine. The general path is complete without this file. With `--cfg
 //! unstick_general_path` this file is not compiled, and all tests pass.
 //!
-//! A connection is *plain* while none of its frames needs a check. It then has no hold, close, own
-//! limits, credit, recording, timed callbacks or queued output. A connection with a filter can be
-//! plain too: it takes the same shortcuts, compiled a second time with `FILTERED`.
+//! A connection is *plain* while none of its frames needs a check. A plain connection has no hold,
+//! close, own limits, credit, recording, timed callbacks or queued output. A connection with a
+//! filter can be plain too. For such connections, the shortcuts are compiled a second time with
+//! `FILTERED`.
 //!
 //! The last column shows the instructions in user space that a shortcut saves per echoed frame of
 //! 64 bytes, with 64 connections. The first number is for one frame at a time, the second for 16
@@ -32,10 +33,11 @@ use crate::id::Token;
 /// Returns the argument of `Entries::watch` for the active connection `token`. It says which later
 /// look-ups of the connection can be left out:
 ///
-/// * `token`: those after a frame, and those of a send.
-/// * [`Token::NONE`]: those after a frame. Each send looks the connection up, because only the
-///   general path records sends. For a connection that is recorded and otherwise plain.
-/// * `None`: none of them.
+/// * `token`: the look-ups after a frame, and the look-up of each send.
+/// * [`Token::NONE`]: only the look-ups after a frame. This is the value for a connection that is
+///   recorded and otherwise plain. Each send looks the connection up, because only the general path
+///   records sends.
+/// * `None`: no look-up.
 pub(super) fn watched_token(conn: &Connection, token: Option<Token>) -> Option<Token> {
     if conn.write_queue.is_some() || !conn.state.needs_no_check_per_frame() {
         return None;

@@ -33,14 +33,14 @@ const RETRY_AFTER_MAX: Duration = Duration::from_millis(800);
 /// Number of ports that `listen_all` tries if the system chooses the port. A port that is free for
 /// one address may be in use for another address.
 const PORT_TRIES: u32 = 16;
-/// Number of consecutive rejected or aborted accepts after which a further
-/// [rejected](AcceptFailure::Rejected) accept makes the listener wait for the retry timer. If the
-/// system rejects every accept, a listener without a wait would cause a busy loop.
+/// Number of consecutive accepts that were rejected or aborted. Once this number is reached, the
+/// next [rejected](AcceptFailure::Rejected) accept makes the listener wait for the retry timer. If
+/// the system rejects every accept, a listener without a wait would cause a busy loop.
 const REJECTED_MAX: u32 = 16;
-/// Number of consecutive rejected or aborted accepts after which a further
-/// [aborted](AcceptFailure::Aborted) accept makes the listener wait for the retry timer. An aborted
-/// accept normally removes a connection from the backlog. On a system that leaves the connection
-/// there, a listener without a wait would cause a busy loop.
+/// Number of consecutive accepts that were rejected or aborted. Once this number is reached, the
+/// next [aborted](AcceptFailure::Aborted) accept makes the listener wait for the retry timer. An
+/// aborted accept normally removes a connection from the backlog. On a system that leaves the
+/// connection there, a listener without a wait would cause a busy loop.
 const ABORTED_MAX: u32 = 1024;
 
 /// The counts of connections, and the listeners that currently cannot accept.
@@ -411,8 +411,8 @@ fn lacks_local_v6(error: &io::Error, addr: &Addr) -> bool {
         && addr.inet().is_some_and(|addr| is_local(addr.ip()))
 }
 
-/// Returns an error of the same kind whose text names the address. The number of the system's error
-/// becomes part of the text.
+/// Returns an error that has the kind of `error`, and a text with the address and the text of
+/// `error`. The error number of the system is only in the text.
 fn cannot_listen(addr: &Addr, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("cannot listen on {addr}: {error}"))
 }

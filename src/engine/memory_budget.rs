@@ -309,8 +309,8 @@ mod tests {
         assert!(engine.memory.deadline.is_some(), "connections still wait");
     }
 
-    /// The memory of an ended connection is freed only at the end of the turn. The deadline must
-    /// already count it as free.
+    /// The memory of an ended connection is freed only at the end of the turn. When the deadline
+    /// passes before that, this memory must already count as free.
     #[test]
     fn memory_deadline_counts_connections_that_just_ended() {
         for ended in [1, 2] {

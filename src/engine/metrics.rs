@@ -1,7 +1,7 @@
 //! The metrics of a reactor, published to the facade of the crate `metrics` at intervals.
 //!
-//! A frame costs nothing: the counters are those of the statistics, and are copied at each
-//! interval. A turn costs one reading of the clock, and an end of a connection one look-up.
+//! The metrics add no work to a frame: they copy the counters of the statistics at each interval.
+//! They add one reading of the clock to each turn, and one look-up to each end of a connection.
 
 use std::time::Duration;
 

@@ -49,7 +49,7 @@ impl Engine {
             self.await_memory(token);
             return Err(SendError::Full);
         }
-        // Not cleared after its use, because the codec may panic.
+        // The envelope is cleared here and not after its use, because the codec may panic.
         let envelope = &mut self.active.envelope;
         envelope.clear();
         envelope.reserve(ENVELOPE_LEN);
@@ -93,7 +93,8 @@ mod tests {
     use crate::engine::Accepted;
     use crate::os::sim::{Script, World};
 
-    /// The payload exceeds the write queue or the frame limit, or its framing can only copy it.
+    /// The first payload is queued. The other payloads exceed the limit of the write queue, exceed
+    /// the frame limit, or have a framing that must copy them.
     #[test]
     fn every_result_of_an_owned_send_keeps_the_envelope() {
         let config = Config::new()

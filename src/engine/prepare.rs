@@ -302,7 +302,8 @@ impl Engine {
             };
             let stages = preparation.stages.len();
             match preparation.run() {
-                // The sender of an invalid header is a proxy. The reset reports the error to it.
+                // The sender of an invalid header is a proxy. The reset reports the error to the
+                // proxy.
                 Err(reason @ CloseReason::ProxyHeader(_)) => self.abort(token, reason),
                 Err(reason) => self.reject(token, reason),
                 Ok(Progress::Identified(_, header)) => {

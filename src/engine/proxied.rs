@@ -26,7 +26,8 @@ use crate::proxy_header::{ProxyError, ProxyHeader, ProxyProtocol};
 #[derive(Debug, Clone)]
 pub(super) struct ReceiveHeader {
     pub(super) policy: Arc<ProxyProtocol>,
-    /// True if the peer counts as a direct client, because its header is optional and did not come.
+    /// True if the peer counts as a direct client, because the header is optional and has not
+    /// arrived.
     is_direct: bool,
 }
 
@@ -77,8 +78,8 @@ impl Connection {
 }
 
 impl Engine {
-    /// Returns the preparation of a connection that `listener` accepts; `None` if it needs none.
-    /// Refuses an untrusted peer if the header is required.
+    /// Returns the preparation of a connection that `listener` accepts; `None` if it needs none. If
+    /// the header is required, refuses an untrusted peer.
     pub(super) fn preparation_of_accept(
         &mut self,
         listener: ListenerId,
@@ -141,7 +142,7 @@ impl Engine {
         }
     }
 
-    /// Runs the stages that send bytes, up to the first stage that does not. Returns false if the
+    /// Runs stages that send bytes, up to the first stage of another type. Returns false if the
     /// connection waits for an event or has ended.
     pub(super) fn send_for_stage(&mut self, token: Token) -> bool {
         loop {

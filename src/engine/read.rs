@@ -55,13 +55,14 @@ impl Engine {
     }
 
     /// Returns the minimum spare capacity that the buffer of a partial frame needs for a direct
-    /// read into this buffer. With less, the connection is read into the shared buffer.
+    /// read into this buffer. With less spare capacity, the connection is read into the shared
+    /// buffer.
     pub(crate) fn direct_len_min(&self, token: Token) -> usize {
         self.entries.conn(token).map_or(0, direct_len_min)
     }
 
     /// Ends the connection if its write half has failed. Called when the socket has no more input.
-    /// The connection does not wait for the FIN of the peer, because it might never come.
+    /// The connection does not wait for the FIN of the peer, because the FIN might never arrive.
     pub(crate) fn end_after_failed_write(&mut self, token: Token) {
         if self.failed_to_write(token) {
             self.end(token, CloseReason::Local);

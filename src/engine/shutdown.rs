@@ -68,8 +68,8 @@ impl Shutdown {
         self.phase >= Some(ShutdownPhase::Drain)
     }
 
-    /// Takes the next phase to report with `on_shutdown`. While there is one, a timer is set. After
-    /// the report, call [`Engine::phase_reported`].
+    /// Takes the next phase to report with `on_shutdown`. While a phase must still be reported, a
+    /// timer is set. After the report, call [`Engine::phase_reported`].
     pub(crate) fn next_unreported(&mut self) -> Option<ShutdownPhase> {
         self.unreported.pop_front()
     }

@@ -17,8 +17,9 @@ use crate::signal::Signal;
 #[derive(Debug, Default)]
 pub(crate) struct Signals {
     caught: Vec<Caught>,
-    /// Plan of the shutdown that the next signal starts; `None` if signals do not shut down. After
-    /// the first such signal, all phases have length zero.
+    /// Plan of the shutdown that the next signal starts; `None` if signals do not shut the reactor
+    /// down. After the first signal that shuts the reactor down, all phases of the plan have length
+    /// zero.
     plan: Option<ShutdownPlan>,
 }
 
@@ -96,8 +97,8 @@ impl Engine {
         None
     }
 
-    /// Shuts down because of a signal. If this is not the first such signal, all phases have length
-    /// zero.
+    /// Shuts down because of a signal. If a signal has already started a shutdown, or `count` is
+    /// more than one, all phases have length zero.
     fn signal_shuts_down(&mut self, signal: Signal, count: usize) {
         let now = ShutdownPlan::new(Duration::ZERO);
         let first = self.shutdown.signals.plan.replace(now);

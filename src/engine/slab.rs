@@ -154,13 +154,13 @@ impl Entries {
     }
 
     /// Returns true if `token` is still the watched connection. A mutable borrow of any entry ends
-    /// the watch, except by `watched_conn_mut` and `of_poll`.
+    /// the watch, unless `watched_conn_mut` or `of_poll` borrows the entry.
     pub(super) fn is_unchanged(&self, token: Token) -> bool {
         self.watched == Some(token)
     }
 
     /// Returns true if the active connection need not be looked up after a frame. A mutable borrow
-    /// of any entry ends the watch, except by `watched_conn_mut` and `of_poll`.
+    /// of any entry ends the watch, unless `watched_conn_mut` or `of_poll` borrows the entry.
     pub(crate) fn is_watching(&self) -> bool {
         self.watched.is_some()
     }

@@ -269,8 +269,8 @@ mod tests {
         }
     }
 
-    /// A preparation in mid-stream must not stop the timeouts, because the open does not start them
-    /// again. Before the open, no timeout runs.
+    /// A preparation in mid-stream must not stop the timeouts, because the end of the preparation
+    /// does not start them again. Before the connection opens, no timeout runs.
     #[test]
     fn set_limits_during_a_preparation_keeps_the_timeouts() {
         for is_open in [false, true] {

@@ -174,8 +174,8 @@ impl Timers {
     }
 
     /// Returns the longest time to wait, counted from the time of the turn; `None` if no timer is
-    /// set. The wait may end before the next timer, because the wheel sorts a distant timer in
-    /// earlier turns.
+    /// set. The wait may end before the next timer is due, because the wheel moves a distant timer
+    /// to lower levels in earlier turns.
     pub(crate) fn time_to_next(&self) -> Option<Duration> {
         if self.wheel.is_empty() {
             return None;

@@ -23,14 +23,14 @@ use crate::tls::{TlsClient, TlsError, TlsInfo, TlsServer, TlsSession};
 /// First byte of every TLS session: a record of the type "handshake" (RFC 8446, 5.1).
 const HANDSHAKE_BYTE: u8 = 0x16;
 
-/// The start of a TLS stage.
+/// The result of starting a TLS stage.
 enum Start {
     Session(TlsSession),
     /// The client uses no TLS.
     Plain,
-    /// The first byte must be read.
+    /// The first byte of the client must be read before the stage can start.
     AwaitsByte,
-    /// Input must arrive.
+    /// Input must arrive before the stage can start. An event will report the input.
     AwaitsEvent,
 }
 

@@ -143,7 +143,7 @@ impl Engine {
     }
 
     /// Sends queued datagrams until the kernel takes no more, then updates the memory budget.
-    /// Returns the first error. Sending stops there, so an error loses one datagram at most.
+    /// Sending stops at the first error, which is returned. So one call loses at most one datagram.
     pub(crate) fn flush_datagrams(&mut self, id: UdpId) -> Result<Option<io::Error>, Gone> {
         let entry = self.entries.udp_mut(id)?;
         let token = id.0.to_poll();

@@ -157,8 +157,8 @@ impl Engine {
         Ok(accepted(conn, queued, &self.config, stats))
     }
 
-    /// Refuses a frame for the batch because the memory budget is used up. The kernel may not take
-    /// the batch, which would then need memory.
+    /// Refuses a frame for the batch because the memory budget is used up. If the kernel does not
+    /// take the whole batch, the rest needs memory of the write queue.
     #[cold]
     fn batch_without_memory(&mut self) -> Result<Sent, SendError> {
         let token = self.active.token.ok_or(SendError::Gone)?;
@@ -410,8 +410,8 @@ impl Engine {
     }
 }
 
-/// Records that the write queue is at or below the low watermark, unless the output that the filter
-/// holds is above it.
+/// Records that the write queue is at or below the low watermark. Records nothing if the filter
+/// holds output, and all queued bytes, including this output, are above the low watermark.
 fn watermark_after_write(conn: &mut Connection, config: &Config) -> Watermark {
     if has_filter_output(conn)
         && conn.queued_bytes() + unwritten_len(conn) > conn.limits(config).write_low_bytes
@@ -481,9 +481,9 @@ impl SpareQueues {
     }
 }
 
-/// Returns the error for a payload that would exceed the limit of the queue, which holds `queued`
-/// bytes. Unless the queue is empty, it then counts as above the high watermark, so that
-/// `on_drained` reports when to send again.
+/// Returns the error for a payload that would exceed the limit of the queue. `queued` is the number
+/// of bytes in the queue. Unless the queue is empty, it then counts as above the high watermark. So
+/// `on_drained` is called when the handler may send again.
 pub(super) fn queue_full(conn: &mut Connection, queued: usize) -> SendError {
     if queued + unwritten_len(conn) > 0 {
         conn.state.above_high();

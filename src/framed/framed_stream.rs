@@ -75,7 +75,7 @@ impl<S> FramedStream<S> {
     }
 
     /// Returns the stream mutably, for example to set the timeout of a serial port. Bytes written
-    /// to it directly may end up in the middle of an unsent frame.
+    /// to the stream directly may end up in the middle of an unsent frame.
     pub fn stream_mut(&mut self) -> &mut S {
         &mut self.stream
     }
@@ -109,8 +109,8 @@ impl<S: Write> FramedStream<S> {
     /// * `InvalidInput` with a [`FrameError`](crate::FrameError) if the framing cannot carry the
     ///   payload. No byte of the payload is sent.
     /// * The error of the stream. The unsent part of the frame is kept: after `WouldBlock` or
-    ///   `TimedOut`, [`flush`](FramedStream::flush) or the next `send` continues it. Do not send it
-    ///   again.
+    ///   `TimedOut`, [`flush`](FramedStream::flush) or the next `send` continues the frame. Do not
+    ///   send the frame again.
     pub fn send(&mut self, payload: &[u8]) -> io::Result<()> {
         let encoded = self.framing.encode(payload, &mut self.unsent);
         encoded.map_err(invalid_input)?;

@@ -108,7 +108,7 @@ impl<C> TokioCodec<C> {
 
     /// Sets the maximum number of bytes that may wait for the rest of their item. Default: 1 MiB.
     ///
-    /// Many decoders have a limit of their own. This limit also bounds decoders without one.
+    /// Many decoders have their own limit. This maximum also bounds decoders without a limit.
     #[must_use]
     pub fn buffer_len_max(mut self, bytes: usize) -> Self {
         self.buffer_len_max = bytes;
@@ -141,9 +141,9 @@ impl<C> TokioCodec<C> {
     /// Items that the caller does not take are returned by the next call. An error of the decoder
     /// is the last item: all later bytes are dropped. The caller then closes the connection.
     ///
-    /// The iterator returns an error of the kind `InvalidData`, converted to the decoder's error
-    /// type, if more than [`buffer_len_max`](Self::buffer_len_max) bytes wait for the rest of their
-    /// item.
+    /// If more than [`buffer_len_max`](Self::buffer_len_max) bytes wait for the rest of their item,
+    /// the iterator returns an error of the kind `InvalidData`, converted to the decoder's error
+    /// type.
     pub fn decode(&mut self, bytes: &[u8]) -> Items<'_, C>
     where
         C: Decoder,

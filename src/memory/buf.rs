@@ -10,8 +10,8 @@
 //!
 //! A long buffer begins in the middle of a memory page, because the kernel's own buffers begin at a
 //! page boundary. Processors copy slowly between two addresses with nearly equal offsets in their
-//! pages. Compared with buffers at malloc's addresses, an echo of 256 KiB frames takes half the
-//! processor time.
+//! pages. An echo of 256 KiB frames takes twice the processor time with buffers at malloc's
+//! addresses.
 
 use std::ops::Range;
 
@@ -279,8 +279,8 @@ impl Buf {
         }
     }
 
-    /// Moves the bytes in use to new memory of `capacity` bytes, or of their length if that is
-    /// larger.
+    /// Moves the bytes in use to new memory. Its capacity is `capacity`, or the number of bytes in
+    /// use if that is larger.
     #[cold]
     pub(crate) fn reallocate(&mut self, capacity: usize) {
         let (mut data, base) = memory(capacity.max(self.len()));

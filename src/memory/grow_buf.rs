@@ -30,8 +30,8 @@ const LONG_CAPACITY: usize = 4096;
 /// `all[i].len() <= all[i + 1].len()`; the first `all[i].len()` bytes of `all[i + 1]` are its gap.
 #[derive(Debug, Default)]
 pub(crate) struct GrowBuf {
-    /// The largest buffer. It begins with a gap that is as long as all bytes in `outgrown`. So its
-    /// length is the number of all bytes.
+    /// The largest buffer. It begins with a gap that is as long as all bytes in `outgrown`. So
+    /// `buf.len()` is the number of all bytes.
     buf: Buf,
     /// Buffers that became too small, in the order of their length. The memory of this list is
     /// allocated with the first long buffer, or when a short buffer grows, and is then kept.
@@ -170,9 +170,10 @@ impl GrowBuf {
 
     /// Ensures a spare capacity of at least `additional` bytes.
     ///
-    /// Moves the bytes in use to the start of the buffer if that is enough and they are not more
-    /// than the consumed bytes. Otherwise takes a larger buffer from the pool, with at least
-    /// `capacity` bytes. So the number of copies per received byte has a constant bound.
+    /// If there are at least as many consumed bytes as bytes in use, and a move creates enough
+    /// spare capacity, moves the bytes in use to the start of the buffer. Otherwise takes a larger
+    /// buffer from the pool, with at least `capacity` bytes. So the number of copies per received
+    /// byte has a constant bound.
     pub(crate) fn reserve<T: Default>(
         &mut self,
         additional: usize,

@@ -60,8 +60,8 @@ impl<T: Default> BufferPool<T> {
     }
 
     /// Takes a lent buffer back. If the buffer was reallocated meanwhile, the caller must have
-    /// passed the change to [`count`](BufferPool::count). A buffer whose capacity is not that of a
-    /// class is freed.
+    /// passed the old and the new capacity to [`count`](BufferPool::count). A buffer whose capacity
+    /// is not that of a class is freed.
     pub(crate) fn put(&mut self, mut buf: Buf) {
         let capacity = buf.capacity();
         self.count(capacity, 0);

@@ -1,8 +1,9 @@
 //! All system calls and the clock, behind one type: [`Os`], real or simulated.
 //!
 //! This module does not know frames or handlers. It repeats a call that a signal interrupted, with
-//! two exceptions: a part of the timeout of [`Os::wait`] has passed, and the kernel continues an
-//! interrupted connect. `WouldBlock` is flow control, so it is returned to the caller.
+//! two exceptions. [`Os::wait`] returns, because a part of its timeout has passed. A connect is not
+//! repeated, because the kernel continues it. `WouldBlock` is flow control, so it is returned to
+//! the caller.
 
 mod adopt;
 mod convert;
@@ -226,7 +227,7 @@ impl Os {
         }
     }
 
-    /// Opens a Unix datagram socket; without an address it stays unnamed.
+    /// Opens a Unix datagram socket. A socket without an address stays unnamed.
     #[cfg(unix)]
     pub(crate) fn bind_unix_datagram(
         &self,

@@ -82,11 +82,11 @@ macro_rules! before {
         }
 
         setters! {
-            /// Allows several sockets to be bound to one address (`SO_REUSEPORT`, socket(7)). They
-            /// may belong to several processes of one user, and each of them must set the option.
-            /// Linux and DragonFly distribute connections and datagrams over them. Other systems
-            /// may deliver everything to one. Off by default. Not available on Windows, Solaris and
-            /// illumos.
+            /// Allows several sockets to be bound to one address (`SO_REUSEPORT`, socket(7)). The
+            /// sockets may belong to several processes of one user, and each socket must set the
+            /// option. Linux and DragonFly distribute connections and datagrams over these sockets.
+            /// Other systems may deliver everything to one socket. Off by default. Not available on
+            /// Windows, Solaris and illumos.
             #[cfg(all(unix, not(any(target_os = "solaris", target_os = "illumos"))))]
             reuse_port(on: bool) => before.reuse_port = on;
 
@@ -160,10 +160,10 @@ impl ListenOptions {
         /// accepts IPv4 too. No effect at an IPv4 address.
         only_v6(on: bool) => before.only_v6 = Some(on);
 
-        /// Sets the maximum number of connections that wait to be accepted. The kernel limits it
-        /// further (`net.core.somaxconn` on Linux). [`Config::backlog`](crate::Config::backlog) is
-        /// the default, and describes how to notice a backlog that is too short. Zero selects the
-        /// minimum of the system: on Linux one connection waits.
+        /// Sets the maximum number of connections that wait to be accepted. The kernel may lower
+        /// this number (`net.core.somaxconn` on Linux). The default is
+        /// [`Config::backlog`](crate::Config::backlog), which describes how to notice a backlog
+        /// that is too short. Zero selects the minimum of the system: one on Linux.
         backlog(connections: u32) => backlog = Some(connections);
 
         /// Receives a header of the PROXY protocol, version 1 or 2, before the first frame of each
@@ -175,8 +175,8 @@ impl ListenOptions {
         /// [`CloseReason::ProxyHeader`](crate::CloseReason::ProxyHeader).
         /// [`Config::connections_per_addr_max`](crate::Config::connections_per_addr_max) applies to
         /// the client that the header announces. [`on_refused`](crate::Handler::on_refused) reports
-        /// a client with too many connections, and a peer that is not trusted if the header is
-        /// [required](ProxyProtocol::required).
+        /// a client with too many connections. If the header is required, `on_refused` also reports
+        /// a peer that is not trusted.
         proxy_protocol(policy: ProxyProtocol) => proxy = Some(Arc::new(policy));
 
         /// Sets a number that [`Handler::on_open`](crate::Handler::on_open) gets, in
@@ -280,8 +280,8 @@ impl ConnectOptions {
         reuse_addr(on: bool) => before.reuse_addr = Some(on);
     }
 
-    /// Opens a TLS session. `name` is the name that the certificate of the server must have. It is
-    /// sent to the server (SNI, RFC 6066), unless it is an IP address.
+    /// Opens a TLS session. `name` is the name that the certificate of the server must have. The
+    /// name is sent to the server (SNI, RFC 6066), unless it is an IP address.
     ///
     /// [`on_open`](crate::Handler::on_open) is called after the handshake, which has a separate
     /// deadline: [`Config::tls_handshake_timeout`](crate::Config::tls_handshake_timeout). Payloads
@@ -389,9 +389,9 @@ impl UdpOptions {
     before!();
 
     setters! {
-        /// Allows several sockets to be bound to one address (`SO_REUSEADDR`). Each of them must
-        /// set the option. A multicast or broadcast datagram is delivered to all of them, any other
-        /// datagram to one of them. Off by default.
+        /// Allows several sockets to be bound to one address (`SO_REUSEADDR`). Each of these
+        /// sockets must set the option. A multicast or broadcast datagram is delivered to all of
+        /// the sockets, any other datagram to one of them. Off by default.
         reuse_addr(on: bool) => before.reuse_addr = Some(on);
 
         /// Restricts a socket at an IPv6 address to IPv6 (`IPV6_V6ONLY`). By default the system
@@ -414,7 +414,7 @@ impl UdpOptions {
         ///
         /// A datagram with an invalid header is dropped. If the header is
         /// [required](ProxyProtocol::required), a datagram without a header or from a sender that
-        /// is not trusted is dropped too. Each of them counts in
+        /// is not trusted is dropped too. Each dropped datagram counts in
         /// [`Stats::datagrams_refused`](crate::Stats::datagrams_refused). A sender can forge its
         /// address, so trust a network only if a firewall protects it.
         proxy_protocol(policy: ProxyProtocol) => proxy = Some(Arc::new(policy));

@@ -127,16 +127,16 @@ impl<'a> SocketRef<'a> {
     }
 
     option! {
-        /// Turns Nagle's algorithm off if the value is true, so that small writes are sent at once,
-        /// and on if it is false (`TCP_NODELAY`, RFC 896).
-        /// [`Config::nodelay`](crate::Config::nodelay) sets it for new connections.
+        /// Turns Nagle's algorithm off if the value is true, so that small writes are sent at once
+        /// (`TCP_NODELAY`, RFC 896). Turns the algorithm on if the value is false.
+        /// [`Config::nodelay`](crate::Config::nodelay) sets this option for new connections.
         nodelay, set_nodelay: bool => tcp_nodelay, set_tcp_nodelay
     }
 
     option! {
         /// Sets the size of the kernel's receive buffer in bytes (`SO_RCVBUF`). Linux limits the
         /// number to `net.core.rmem_max`, doubles it, and returns the doubled number. For a TCP
-        /// window above 64 KiB, set it before the handshake:
+        /// window above 64 KiB, set the size before the handshake:
         /// [`ListenOptions::recv_buffer_len`](crate::ListenOptions::recv_buffer_len).
         recv_buffer_len, set_recv_buffer_len: usize => recv_buffer_size, set_recv_buffer_size
     }
@@ -208,7 +208,7 @@ impl<'a> SocketRef<'a> {
 
     /// Sets the traffic class byte of packets (`IP_TOS`, `IPV6_TCLASS`). Its upper six bits are the
     /// DSCP (RFC 2474). The lower two bits belong to ECN, and TCP sets them itself. Not available
-    /// on Solaris. On Windows, and on Apple's systems except macOS, only for IPv4.
+    /// on Solaris. On Windows, and on Apple's systems except macOS, available only for IPv4.
     ///
     /// # Errors
     ///

@@ -175,7 +175,8 @@ impl Udp {
         local_addr(&*self.options()?)
     }
 
-    /// Returns another descriptor of the socket. A simulated socket has none.
+    /// Returns another descriptor of the socket. Fails for a simulated socket, which has no
+    /// descriptor.
     pub(crate) fn duplicate(&self) -> io::Result<OwnedSocket> {
         Ok(self.options()?.try_clone()?.into())
     }

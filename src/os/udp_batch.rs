@@ -13,9 +13,9 @@
 //! are sent again one by one, and each has its own result.
 //!
 //! An old kernel or a sandbox may refuse a batched call (`ENOSYS`, or `EPERM` by seccomp(2)). Each
-//! refused call is repeated as a call for one datagram. If the system allows this call once after
-//! `ENOSYS`, or several times in a row after other errors, the sockets of the thread stop using the
-//! batched call.
+//! refused call is repeated as a call for one datagram. If the system allows this call, the batched
+//! call counts as refused. After one refusal with `ENOSYS`, or several refusals in a row, the
+//! sockets of the thread stop using the batched call.
 //!
 //! quinn-udp provides `recvmmsg` and decodes its control data. nix provides `sendmmsg` and
 //! `UDP_GRO`. The `recvmmsg` of nix does not reset the length of the control buffer: after a
@@ -59,8 +59,8 @@ pub(super) struct Batcher {
     wanted: Wanted,
     /// Number of dropped datagrams that the kernel has reported so far, modulo 2^32.
     drops: u32,
-    /// True if the last successful receive returned one message, or if none has succeeded yet. The
-    /// next receive then uses at most two slots.
+    /// True if the last successful receive returned one message, or if no receive has succeeded
+    /// yet. The next receive then uses at most two slots.
     is_quiet: bool,
     /// Estimate of the number of datagrams per message, from recent messages; at least one.
     coalesced: usize,
@@ -70,11 +70,11 @@ pub(super) struct Batcher {
     /// with them.
     one_by_one: usize,
     /// New value of `segment_len_max`, if the segments of the failed GSO run may have been too
-    /// long, or if the route may not support GSO. It is adopted if the kernel accepts the first
-    /// datagram of that run alone.
+    /// long, or if the route may not support GSO. The new value is adopted if the kernel accepts
+    /// the first datagram of that run alone.
     doubt: Option<usize>,
-    /// Error of a failed `sendmmsg`, if it may mean that the system refuses the call. It counts as
-    /// a refused call if the kernel accepts the first datagram of that call alone.
+    /// Error of a failed `sendmmsg`, if it may mean that the system refuses the call. The error
+    /// counts as a refused call if the kernel accepts the first datagram of that call alone.
     refusal: Option<io::Error>,
 }
 

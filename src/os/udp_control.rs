@@ -86,7 +86,8 @@ impl Wanted {
     }
 
     /// Returns true if the requested details include the receive time or the kernel's drop count.
-    /// quinn-udp cannot receive them: its control buffer is too small, or it does not decode them.
+    /// quinn-udp cannot receive these two details: its control buffer is too small, or it does not
+    /// decode them.
     pub(super) fn needs_recvmsg(self) -> bool {
         self.receive_time || self.kernel_drops
     }

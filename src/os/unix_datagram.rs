@@ -23,7 +23,7 @@ pub(crate) enum UnixDatagramSocket {
 }
 
 impl UnixDatagramSocket {
-    /// Opens a socket; without an address it stays unnamed.
+    /// Opens a socket. A socket without an address stays unnamed.
     pub(super) fn open(addr: Option<&UnixAddr>) -> io::Result<Self> {
         let socket = new_nonblocking(Domain::UNIX, Type::DGRAM)?;
         if let Some(addr) = addr {

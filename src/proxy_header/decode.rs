@@ -17,7 +17,7 @@ use super::{
 use crate::addr::{Addr, canonical};
 
 /// Decodes the header at the start of `bytes` into `header`, whose memory is reused. Returns the
-/// length of the header, or `None` if more bytes are needed. All bytes then belong to the header.
+/// length of the header. Returns `None` if all bytes belong to a header that is not complete.
 ///
 /// `len_max` limits a header of version 2. Unless the header is complete, the content of `header`
 /// is unspecified.
@@ -93,7 +93,7 @@ fn addrs_of_line(line: &[u8]) -> Result<Option<(Addr, Addr)>, ProxyError> {
         None => (line, &[][..]),
     };
     let parse: fn(&str) -> Option<IpAddr> = match family {
-        // The rest of such a line is ignored, whatever it contains.
+        // The rest of an `UNKNOWN` line is ignored, whatever it contains.
         b"UNKNOWN" => return Ok(None),
         b"TCP4" => |text| text.parse::<Ipv4Addr>().ok().map(IpAddr::from),
         b"TCP6" => |text| text.parse::<Ipv6Addr>().ok().map(IpAddr::from),
@@ -215,7 +215,8 @@ fn unix(bytes: &[u8]) -> Result<Option<(Addr, Addr)>, ProxyError> {
 }
 
 /// Returns a Unix address; `None` if this system has no such address. A path ends at the first
-/// zero. The header has no length of an abstract name, so zeros at its end are removed.
+/// zero. The header does not contain the length of an abstract name, so zeros at the end of the
+/// name are removed.
 #[cfg(unix)]
 fn unix_addr(bytes: &[u8]) -> Option<Addr> {
     use crate::addr::UnixAddr;
@@ -276,7 +277,7 @@ fn check_tlvs(header: &[u8], tlvs_at: usize) -> Result<(), ProxyError> {
     };
     let (before, sum) = header.split_at(at);
     let (sum, after) = sum.split_at(4);
-    // The checksum is computed with zeros in place of the checksum.
+    // The sum covers the whole header, with four zeros in place of the checksum.
     let computed = [before, &[0; 4], after].into_iter().fold(!0, crc32c);
     match (!computed).to_be_bytes() == *sum {
         true => Ok(()),
@@ -284,8 +285,8 @@ fn check_tlvs(header: &[u8], tlvs_at: usize) -> Result<(), ProxyError> {
     }
 }
 
-/// Continues a CRC32c with more bytes (RFC 9260, appendix A). The CRC begins with all bits set, and
-/// ends with an inversion.
+/// Continues a CRC32c with more bytes (RFC 9260, appendix A). The first call must get a `crc` with
+/// all bits set. The checksum is the inverted result of the last call.
 pub(super) fn crc32c(crc: u32, bytes: &[u8]) -> u32 {
     bytes.iter().fold(crc, |crc, byte| {
         TABLE[((crc ^ u32::from(*byte)) & 0xFF) as usize] ^ (crc >> 8)

@@ -32,7 +32,8 @@ const LINE_LEN_MAX: usize = 107;
 const FIXED_LEN: usize = 16;
 /// Length of each of the two addresses of a Unix socket.
 const UNIX_LEN: usize = 108;
-/// Maximum length of the TLVs, so that the length field can contain them and any addresses.
+/// Maximum length of the TLVs, in bytes. The length field of the header can then express the length
+/// of the TLVs and of any addresses.
 const TLVS_LEN_MAX: usize = u16::MAX as usize - 2 * UNIX_LEN;
 
 /// A header of the PROXY protocol, as a load balancer sends it before the bytes of the client.
@@ -157,7 +158,7 @@ impl ProxyHeader {
     ///
     /// # Errors
     ///
-    /// * `InvalidInput`: all TLVs together would be longer than 65,319 bytes. Each of them takes 3
+    /// * `InvalidInput`: all TLVs together would be longer than 65,319 bytes. Each TLV takes 3
     ///   bytes more than its value.
     /// * `InvalidInput`: the kind is 3, which is the checksum.
     pub fn tlv(mut self, kind: u8, value: &[u8]) -> io::Result<Self> {
@@ -332,7 +333,7 @@ pub enum ProxyError {
     /// The peer is not trusted, and a header is [required](ProxyProtocol::required).
     Untrusted,
     /// The peer ended its stream before the header was complete. A simple health check does this:
-    /// it connects and ends.
+    /// it connects and then closes.
     Ended,
     /// [`ProxyProtocol::deadline`] passed before the header was complete.
     TimedOut,

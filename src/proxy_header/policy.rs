@@ -10,8 +10,8 @@ use crate::addr::Addr;
 use crate::error::invalid_input;
 use crate::setters::setters;
 
-/// Default time for the header. A balancer sends it with its first packet. 10 seconds allow for the
-/// loss of this packet (the specification asks for at least 3 seconds).
+/// Default time for the header. A balancer sends the header with its first packet. 10 seconds allow
+/// for the loss of this packet (the specification asks for at least 3 seconds).
 const DEADLINE: Duration = Duration::from_secs(10);
 /// Default limit of a header of version 2, in bytes. A header with Unix addresses has 232 bytes
 /// without TLVs, and the common TLVs take a few hundred.
@@ -29,8 +29,8 @@ const HEADER_LEN_MAX: usize = 4096;
 /// | trusted, sends no header | [`ProxyError::Missing`] | accepted as a direct client |
 /// | not trusted | [`Refusal::UntrustedProxy`] | accepted as a direct client |
 ///
-/// The bytes of a direct client belong to the framing, even if they look like a header. The same is
-/// true for a second header: it comes from the client, and not from the balancer.
+/// The bytes of a direct client belong to the framing, even if they look like a header. A second
+/// header also belongs to the framing: it comes from the client, and not from the balancer.
 ///
 /// [`ProxyError::Missing`]: crate::ProxyError::Missing
 /// [`Refusal::UntrustedProxy`]: crate::Refusal::UntrustedProxy
@@ -73,9 +73,10 @@ impl ProxyProtocol {
     /// Creates rules by which a connection may begin with a header. No IP address is trusted yet.
     ///
     /// A trusted peer is a direct client if its first bytes differ from the signature of a header.
-    /// Its stream must not begin with `PROXY ` or with the signature of version 2. The connection
-    /// opens when the first bytes decide this. So a direct client that sends nothing, or only the
-    /// start of a signature, waits for the [`deadline`](Self::deadline) before it opens.
+    /// The stream of a direct client must not begin with `PROXY ` or with the signature of version
+    /// 2. The connection opens as soon as its first bytes differ from both signatures. So a direct
+    /// client that sends nothing, or only the start of a signature, waits for the
+    /// [`deadline`](Self::deadline) before it opens.
     #[must_use]
     pub fn optional() -> Self {
         Self::new(false)
@@ -100,7 +101,7 @@ impl ProxyProtocol {
     }
 
     /// Decodes the header of a datagram into `header`. Returns the length of the header, or zero if
-    /// the datagram has none and need not have one.
+    /// the sender is a direct client.
     pub(crate) fn split_datagram(
         &self,
         from: &SocketAddr,

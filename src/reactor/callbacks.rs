@@ -245,8 +245,8 @@ impl<H: Handler> Callbacks<'_, H> {
         });
     }
 
-    /// Calls `on_shutdown`, then closes everything if the phase is the last one, even if the
-    /// callback panics.
+    /// Calls `on_shutdown`. If the phase is the last one, then closes everything, also after a
+    /// panic of the callback.
     pub(super) fn shutdown(self, phase: ShutdownPhase) {
         // The guard is never disarmed, so it runs after a panic and after a return.
         let mut cx = ScopeGuard::new(self.cx, |cx| cx.engine.phase_reported(phase));

@@ -88,7 +88,7 @@ impl<H: Handler> Reactor<H> {
     ///
     /// # Errors
     ///
-    /// The system's error if the poll cannot be created. It needs two descriptors.
+    /// The system's error if the poll cannot be created. The poll needs two descriptors.
     pub fn new(handler: H) -> io::Result<Self> {
         Self::with_config(handler, Config::default())
     }
@@ -98,7 +98,7 @@ impl<H: Handler> Reactor<H> {
     /// # Errors
     ///
     /// * `InvalidInput`: a field of the configuration has an invalid value; the error names it.
-    /// * The system's error if the poll cannot be created. It needs two descriptors.
+    /// * The system's error if the poll cannot be created. The poll needs two descriptors.
     pub fn with_config(handler: H, config: Config) -> io::Result<Self> {
         Self::with_os(handler, config, Os::real()?)
     }
@@ -138,7 +138,7 @@ impl<H: Handler> Reactor<H> {
 
     /// Runs one turn: waits for events and handles them. `timeout` is the maximum time of the wait;
     /// `None` sets no maximum. On Linux and Windows, the system waits for whole milliseconds,
-    /// rounded up, so a wait without events may end up to 1 ms late. The guide has a
+    /// rounded up, so a wait without events may last up to 1 ms longer. The guide has a
     /// [loop](crate::guide::embedding#steps-at-exact-times) that is more exact.
     ///
     /// The phases of a turn, in order:

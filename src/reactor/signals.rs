@@ -15,7 +15,7 @@ impl<H: Handler> Reactor<H> {
     /// Ctrl-C, Ctrl-Break and closing the console shut the reactor down. A second signal skips all
     /// phases: the remaining connections are aborted at once. If
     /// [`Context::catch_signal`](crate::Context::catch_signal) catches one of these signals, before
-    /// or after this call, that signal is reported and does not shut down.
+    /// or after this call, that signal is reported and does not shut the reactor down.
     ///
     /// Call this method in programs, not in libraries, because signals belong to the process. The
     /// signals stay caught until the process ends, and have no effect after the reactor is dropped.

@@ -42,8 +42,8 @@ impl<R> Shared<R> {
 /// The side of the thread that waits.
 pub(super) struct Call<R>(Arc<Shared<R>>);
 
-/// The side of the loop: the place where the result is put. Dropping it without a result ends the
-/// wait.
+/// The side of the loop: the place where the result is put. Dropping the place without a result
+/// ends the wait.
 pub(super) struct Place<R>(Arc<Shared<R>>);
 
 /// Creates both sides of a call.

@@ -176,8 +176,9 @@ impl<H: Handler> Remote<H> {
     /// Sends `payload` to a connection as one frame, like [`Context::send`]. The loop sends it in
     /// the current turn or the next one, like a [`post`](Remote::post).
     ///
-    /// A `Vec<u8>` is moved; other types are copied once. A payload of 16 KiB or more is then
-    /// queued without a copy, as [`send_owned`](Context::send_owned) does.
+    /// A `Vec<u8>` is moved into the queue of posts; other types are copied once. The loop puts a
+    /// payload of 16 KiB or more into the write queue without a further copy, like
+    /// [`send_owned`](Context::send_owned).
     ///
     /// Success means only that the payload is queued for the loop. If the connection does not
     /// accept the payload, for example because it is closed or its write queue is full,

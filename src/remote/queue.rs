@@ -451,8 +451,8 @@ mod loom_tests {
     }
 
     /// Runs `model` in every order of its threads with at most `preemptions_max` preemptions.
-    /// According to the documentation of loom, two to three find most faults. Without a bound, two
-    /// producers take hours.
+    /// According to the documentation of loom, two to three preemptions find most faults. Without a
+    /// bound, two producers take hours.
     fn model(preemptions_max: usize, model: impl Fn() + Sync + Send + 'static) {
         let mut builder = loom::model::Builder::new();
         builder.preemption_bound = Some(preemptions_max);

@@ -34,7 +34,7 @@ const OVERHEAD_MAX: usize = 1024 + 256;
 ///
 /// * all cuts of a stream of up to 16 bytes. A stream of up to 96 bytes is cut at every pair of
 ///   offsets, a stream of up to 1,024 bytes at every offset. All streams of more than 16 bytes are
-///   also cut after every byte, and in a hundred random ways;
+///   also cut into single bytes, and in a hundred random ways;
 /// * each cut in five ways: with the codec alone; through a connection that is never paused;
 ///   through a connection that is paused after each frame; through a connection whose buffer is
 ///   shrunk after each read; and through a connection whose framing is replaced by an equal
@@ -53,8 +53,8 @@ const OVERHEAD_MAX: usize = 1024 + 256;
 ///   is checked if the stream has a frame of 200 bytes or more;
 /// * received bytes are copied at most twice, or three times with a custom codec. Replacing the
 ///   framing allows one more copy, and shrinking the buffer any number. A buffer is at most 16
-///   times as large as its content, or 16 KiB for a short content, or 64 KiB if an earlier frame
-///   needed the buffer;
+///   times as large as its content. A buffer with a short content may have 16 KiB, and a buffer
+///   that an earlier frame needed may have 64 KiB;
 /// * a [limit](Cuts::frame_len_max) is kept;
 /// * nothing panics, and no loop is endless.
 ///
@@ -151,8 +151,8 @@ impl Cuts {
     }
 
     /// Sets the maximum length of a frame. The test fails if a longer frame is delivered, or if the
-    /// buffered bytes of a frame exceed this number by more than 1,280 bytes, which are allowed for
-    /// a header and a delimiter.
+    /// buffered bytes of a frame exceed this number by more than 1,280 bytes. The 1,280 bytes are
+    /// allowed for a header and a delimiter.
     pub fn frame_len_max(mut self, bytes: usize) -> Self {
         self.frame_len_max = Some(bytes);
         self

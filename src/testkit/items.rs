@@ -16,9 +16,10 @@ const RANDOM_COUNT: usize = 100;
 /// Checks that a [`Decoder`] makes the same items of a stream, however it is cut. Returns the items
 /// of the uncut stream. Requires the feature `tokio-util`.
 ///
-/// The stream is cut at every offset and after every byte, at every pair of offsets if it has up to
-/// 96 bytes, and in a hundred random ways. Each cut gets a new decoder from `new`. Items and errors
-/// are compared by their `Debug` text. The stream ends after the last piece.
+/// The stream is cut at each single offset, into single bytes, and in a hundred random ways. A
+/// stream of up to 96 bytes is also cut at every pair of offsets. Each cut gets a new decoder from
+/// `new`. Items and errors are compared by their `Debug` text. The stream ends after the last
+/// piece.
 ///
 /// # Panics
 ///

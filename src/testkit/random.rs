@@ -4,8 +4,8 @@ use std::time::Duration;
 
 /// A generator of random numbers with a seed, so that a failure can be repeated.
 ///
-/// The numbers depend only on the seed, on every machine and in every version of a program. They
-/// are not fit for secrets.
+/// The numbers depend only on the seed. They are the same on every machine and in every version of
+/// a program. Do not use them for secrets.
 #[derive(Debug, Clone)]
 pub struct Random(pub(crate) u64);
 

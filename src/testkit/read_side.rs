@@ -71,8 +71,8 @@ impl ReadSide {
     }
 
     /// Performs one read of `bytes`, and delivers the frames that they complete. Returns the number
-    /// of bytes read. It is smaller than `bytes.len()` if a long frame is read directly into its
-    /// buffer and the spare capacity is smaller. It is 0 while bytes are
+    /// of bytes read. If a long frame is read directly into its buffer, the spare capacity of this
+    /// buffer limits the number. The number is 0 while bytes are
     /// [undelivered](ReadSide::has_undelivered), and after an error.
     ///
     /// # Errors

@@ -80,7 +80,8 @@ struct ServerNames {
 
 #[derive(Debug, Default)]
 struct Names {
-    /// The last name. The next connection shares its memory if it asks for the same name.
+    /// The name in the last `ClientHello`. If the next connection asks for the same name, both
+    /// connections share its memory.
     last: Option<Arc<String>>,
     /// True until the connection takes the name.
     is_new: bool,

@@ -112,10 +112,10 @@ enum Cause {
 }
 
 impl TlsError {
-    /// The error of plaintext that arrived behind the request for TLS, in the same read.
+    /// The error of plaintext that arrived after the request for TLS, in the same read.
     pub(crate) const PLAINTEXT_BEFORE_TLS: Self = Self(Cause::PlaintextBeforeTls);
 
-    /// Returns true if the connection was closed because plaintext arrived behind the request for
+    /// Returns true if the connection was closed because plaintext arrived after the request for
     /// TLS, in the same read; see [`Context::start_tls_server`].
     ///
     /// [`Context::start_tls_server`]: crate::Context::start_tls_server

@@ -194,7 +194,8 @@ impl TlsSession {
         self.common().is_handshaking()
     }
 
-    /// Returns true if records wait to be appended by the next [`process`](Self::process).
+    /// Returns true if records are pending. The next call of [`process`](Self::process) appends
+    /// them to its output.
     pub(crate) fn has_output(&self) -> bool {
         self.common().wants_write()
     }

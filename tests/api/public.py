@@ -4,7 +4,7 @@
 usage: public.py [--write]
 
 Reads the pages that `cargo doc --no-deps --all-features` has made. A name that is added or removed
-is a change of the interface: run it with --write, and add a line to CHANGELOG.md.
+is a change of the interface: run this script with --write, and add a line to CHANGELOG.md.
 """
 
 import difflib

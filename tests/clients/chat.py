@@ -55,7 +55,7 @@ def check_rate_limit(host, port):
 
 
 def check_hangup(host, port):
-    """A client that leaves while its lines wait for credit is gone before they are delivered."""
+    """If a client leaves while its lines wait for credit, the server drops these lines."""
     with join(host, port, "Witness") as witness:
         flood = join(host, port, "Hasty")
         assert read_line(witness) == "* Hasty is here"

@@ -46,8 +46,8 @@ def check_receiver(program, folder):
             os.sched_yield()
         stream.reset()
 
-        # The second one stays open, as if the receiver had not noticed the loss. The third one
-        # replaces it.
+        # The second connection stays open, as if the receiver had not noticed the loss. The third
+        # connection replaces it.
         silent = Stream(socket.create_connection(addr, timeout=60))
         silent.send(b"O", offer("a.bin", DATA))
         kind, body = silent.receive()

@@ -1,5 +1,5 @@
-//! Four published codecs for tokio-util, unchanged, over the reactor: their items do not depend on
-//! the cuts of a stream, and they work over a real connection.
+//! Four published codecs for tokio-util, used unchanged with the reactor. Their items do not depend
+//! on the cuts of a stream. The codecs also work over a real connection.
 
 use std::fmt::Debug;
 use std::io::{Read, Write};

@@ -1,6 +1,5 @@
 //! Simple reference decoders. Each call decodes the first frame of the remaining stream, and no
-//! state is kept between calls. Tests compare the results of the crate with those of these
-//! decoders.
+//! state is kept between calls. Tests compare the crate with these decoders.
 
 #![allow(
     dead_code,
@@ -23,7 +22,7 @@ pub enum Format {
     LineCrlf,
     Fixed(usize),
     Delimiters(Vec<Vec<u8>>),
-    /// Lines or delimited frames; the last frame of the stream needs no delimiter.
+    /// Lines or delimited frames; the last frame of the stream may lack its delimiter.
     Unterminated(Box<Self>),
     Length {
         width: u8,
@@ -194,7 +193,7 @@ impl Format {
         }
     }
 
-    /// Decodes the last frame of a stream, if this frame has no delimiter.
+    /// Decodes the last frame of a stream that ends without a delimiter.
     fn last(&self, limit: Limit, rest: &[u8]) -> Found {
         match self {
             Self::Line => limit.complete(rest.strip_suffix(b"\r").unwrap_or(rest), rest.len()),
@@ -208,9 +207,9 @@ impl Format {
         }
     }
 
-    /// Returns true if the framing accepts the payload, and a receiver decodes
-    /// [`delivered`](Self::delivered), whatever bytes follow in the stream. Always true for
-    /// [`Self::Raw`], although its frames depend on the reads.
+    /// Returns true if the framing accepts the payload, and a receiver decodes it to
+    /// [`delivered`](Self::delivered) whatever bytes follow. Always true for [`Self::Raw`],
+    /// although the frames of `Raw` depend on the reads.
     pub fn can_carry(&self, limit: Limit, payload: &[u8]) -> bool {
         let is_short = payload.len() <= limit.len;
         match self {
@@ -378,8 +377,9 @@ impl Field {
         frame_len as i128 - self.field_end() as i128 - i128::from(self.adjustment)
     }
 
-    /// Encodes a payload. Bytes that the receiver strips come from the settings, and are zero after
-    /// the header. All later bytes come from the payload. The length field is set last.
+    /// Encodes a payload. The first `strip` bytes come from the settings, and are zero after the
+    /// header; the receiver strips these bytes. All later bytes are the payload. The length field
+    /// is written last, and overwrites the bytes at its offset.
     fn encode(&self, payload: &[u8]) -> Vec<u8> {
         let mut stripped = [
             &LEADING[..self.leading],

@@ -41,8 +41,8 @@ pub fn text(alphabet: &[u8], rarity: usize, len: usize, random: &mut Random) -> 
     bytes
 }
 
-/// Returns a payload of any length with few bytes of the alphabet, or a short payload with many of
-/// them.
+/// Returns a payload of any length with few bytes of the alphabet, or a short payload with many
+/// bytes of the alphabet.
 pub fn payload(alphabet: &[u8], random: &mut Random) -> Vec<u8> {
     let (rarity, len) = match random.below(3) {
         0 => (1, random.below(6)),

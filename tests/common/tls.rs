@@ -138,8 +138,8 @@ pub fn client_config() -> Arc<ClientConfig> {
     config.clone()
 }
 
-/// Returns the configuration of a client for protocol versions. Its cache of sessions is empty, so
-/// the first handshake resumes no session.
+/// Returns the configuration of a client for protocol versions. The client has no stored sessions,
+/// so its first handshake resumes no session.
 pub fn client_config_with(versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
     ClientConfig::builder_with_protocol_versions(versions)
         .with_root_certificates(Authority::trusted().roots())

@@ -8,8 +8,9 @@ clients use the server. When the errors have ended, a new client must be served 
 no descriptor may be lost, and the server must be idle. A call of the start-up fails once: the
 server must end with an error message, or start to listen.
 
-The output is a table with one row for each call. It lists the errors after which the server served
-new clients, and the errors with which it ended. A call that the server did not make is no cell.
+The output is a table with one row for each call. A row lists the errors after which the server
+served new clients, and the errors with which the server ended. Calls that the server did not make
+are left out.
 """
 
 import contextlib
@@ -63,7 +64,7 @@ START_UP = {
     "setsockopt": "EBADF EFAULT EINVAL ENOPROTOOPT ENOTSOCK ENOMEM",
     "fcntl": "EACCES EAGAIN EBADF EINTR EINVAL",
 }
-# Calls of the C library and the dynamic loader precede the calls of the program.
+# Number of calls that the C library and the dynamic loader make before the program.
 SKIPPED_AT_START = {"rt_sigaction": 5}
 # Errors that say that the loop itself is broken. The server may end with a message.
 MAY_END = {("epoll_wait", error) for error in ("EBADF", "EFAULT", "EINVAL")}
@@ -250,8 +251,8 @@ def check_after(server, call, error):
     except OSError as error:
         raise Failed(f"a new client is not served: {error}") from error
     if call == "close" or error == "EAGAIN":
-        # strace does not perform the failed close. The descriptors of a false EAGAIN are checked at
-        # the end.
+        # strace does not perform a close that it makes fail, so the descriptor stays open. After a
+        # false EAGAIN, `run_final_cell` checks the descriptors.
         server.descriptors = server.count_descriptors()
     freed = lambda: server.count_descriptors() <= server.descriptors
     server.wait_for(freed, FREED_WITHIN_S, "descriptors are lost")
@@ -321,8 +322,8 @@ def run_final_cell(server):
 
 
 def cells(short):
-    """Returns all cells of the run time, or one for each call in the short form. The cells that
-    leave descriptors open for a while come last."""
+    """Returns all cells of the run time. In the short form, returns one cell for each call and each
+    of SPECS. The cells that leave descriptors open for a while come last."""
     later = []
     for call, errors in RUN_TIME.items():
         for spec in SPECS:

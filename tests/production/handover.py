@@ -19,8 +19,8 @@ NEW_PER_SECOND = 500
 # Pause between two frames of a long-lived connection, in seconds.
 PAUSE = 0.05
 UDP_SOCKETS = 20
-# Pause between two datagrams of a UDP socket, in seconds. The datagrams of a handover fit into the
-# receive buffer of the server's socket.
+# Pause between two datagrams of a UDP socket, in seconds. With this pause, all datagrams that
+# arrive during a handover fit into the receive buffer of the server's socket.
 UDP_PAUSE = 0.02
 
 

@@ -6,12 +6,12 @@ Usage: multicore.py PATH_OF_MULTICORE PATH_OF_LOAD [ROUNDS [SECONDS]]
     one core:   reactor and load generator share the first core
     two cores:  a reactor and a load generator on each of the first two cores
 
-Each core has the same work in both cases. So the ratio of the throughputs is the speed-up of a
+Each core has the same work in both cases. So the ratio of the throughputs is the speed-up by a
 second core, with the clients on the same cores as the server. Two ways to share the connections are
 measured: SO_REUSEPORT, and one acceptor that hands them out. The cases alternate in each round, and
 the medians are printed.
 
-Two figures do not depend on what else the machine does, and are checked:
+Two facts do not depend on the other programs of the machine, so the script checks them:
 
 * each frame that a client counted was answered by one of the reactors;
 * the numbers of connections of two reactors behind one acceptor differ by at most one.
@@ -57,10 +57,10 @@ class Run:
         assert sum(self.connections) == CONNECTIONS * len(cores), output
         rates = [int(re.search(r"(\d+) messages per second", it)[1]) for it in outputs]
         self.rate = sum(rates)
-        # The generators count after a warm-up, so the server has answered more.
+        # The generators count only after a warm-up, so the server has answered more frames.
         assert sum(frames) >= self.rate * seconds, f"{frames} frames, {self.rate} a second"
         self.micros_per_frame = cpu / sum(frames) * 1e6
-        # Share of the frames that the busiest reactor has, above an equal share.
+        # Excess of the frames of the busiest reactor over an equal share, relative to that share.
         self.excess = max(frames) * len(frames) / sum(frames) - 1
 
 

@@ -8,7 +8,7 @@ Usage: page.py PATH_OF_HANDOVER
 * The shutdown times of the container must fit into the grace period of the manifest, and into the
   stop time of the unit.
 
-A tool that is missing is skipped with a message. `block` is for the other scripts.
+A tool that is missing is skipped with a message. balancers.py also calls `block`.
 """
 
 import pathlib

@@ -65,7 +65,7 @@ class Manager:
         return addrs
 
     def report(self):
-        """Receives one report, and stores its socket."""
+        """Receives one report, and stores the socket that comes with it."""
         data, control, _, _ = self.notify.recvmsg(1024, socket.CMSG_SPACE(4))
         lines = dict(line.split("=", 1) for line in data.decode().splitlines())
         if "FDSTORE" in lines:
@@ -79,7 +79,7 @@ class Manager:
         return lines
 
     def until(self, name):
-        """Receives reports until one has this name. Returns the names of all of them."""
+        """Receives reports until one has this name. Returns the names of all received reports."""
         names = []
         while name not in names:
             names += self.report()

@@ -5,8 +5,8 @@ use std::ops::ControlFlow;
 use unstick::testkit::{Cuts, ReadSide};
 use unstick::{Decoded, Deframer, Framer, Framing};
 
-/// Checks that each message is encoded as the bytes beside it, and that all messages come back from
-/// the cuts of [`Cuts`]. Needs at least three messages.
+/// Checks that each message is encoded as the bytes in its pair, and that all messages come back
+/// from the cuts of [`Cuts`]. Needs at least three messages.
 #[track_caller]
 pub(crate) fn check(framing: &Framing, messages: &[(&[u8], &[u8])]) {
     let mut framer = Framer::new(framing.clone());
@@ -62,7 +62,7 @@ pub(crate) fn check_frames(framing: &Framing, stream: &[u8], frames: &[&[u8]]) {
 
 /// Checks the frames of a connection whose framing changes, with one cut at every offset and with a
 /// cut after every byte. `framing_after` returns the framing for the bytes that follow a frame, or
-/// `None` if it stays the same.
+/// `None` if the framing does not change.
 #[track_caller]
 pub(crate) fn check_changes(
     first: &Framing,

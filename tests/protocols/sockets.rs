@@ -217,8 +217,8 @@ fn statsd_datagrams_hold_several_metrics() {
         .local_inet_addr(socket)
         .expect("the socket is bound");
     let client = UdpSocket::bind("127.0.0.1:0").expect("a free port is available");
-    // The last datagram is longer than the limit of 16 bytes. So its last metric, of which `b:2222`
-    // arrives, is a fault.
+    // The last datagram is longer than the limit of 16 bytes. So its last metric arrives only as
+    // `b:2222`, which is a fault.
     for datagram in ["a:1|c\nb:2|g", "a:3|c\n", "a:45678|c\nb:2222|c"] {
         let sent = client.send_to(datagram.as_bytes(), addr);
         sent.expect("the datagram is sent");

@@ -257,8 +257,8 @@ impl Stage {
         sent.expect("the remote queue has space");
     }
 
-    /// Makes the peer of the first Unix socket connect to another socket while it has an unread
-    /// datagram. Linux reports the loss of the datagram to the first socket.
+    /// Makes the peer of the first Unix socket connect to another socket while the peer has an
+    /// unread datagram. Linux reports the loss of the datagram to the first socket.
     fn leave_unread_datagram(&mut self) {
         let unix = self.cast.unixes.open[0];
         let sent = self
@@ -272,7 +272,7 @@ impl Stage {
         connected.expect("the other socket is bound");
     }
 
-    /// Sends on the first Unix socket until a send fails. Then receives all datagrams at its peer.
+    /// Sends on the first Unix socket until a send fails. Then its peer receives all datagrams.
     fn fill_and_empty_unix_queue(&mut self) {
         let unix = self.cast.unixes.open[0];
         while self
@@ -437,7 +437,8 @@ impl Stage {
             assert_eq!(descriptor_count(), descriptors - 1);
         } else {
             assert_eq!(descriptor_count(), descriptors);
-            // The timer that frees the memory of a burst may be left. It ends within seconds.
+            // The timer that frees the memory of a burst may be left. This timer ends within
+            // seconds.
             drive(&mut reactor, |reactor| reactor.next_turn_in().is_none());
         }
     }

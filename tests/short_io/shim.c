@@ -222,7 +222,8 @@ ssize_t send(int fd, const void *buf, size_t len, int flags)
     REAL(send);
     /* Calls with MSG_DONTWAIT never fail here. Only the signal handler of signal-hook makes such
      * calls: it sends one byte per signal. A kernel rejects this byte only while earlier bytes are
-     * unread, and then the earlier bytes report the signal. An injected error would lose it. */
+     * unread, and then the earlier bytes report the signal. An injected error would lose the
+     * signal. */
     int type = flags & MSG_DONTWAIT ? 0 : type_of(fd);
     return fails(fd, type) ? -1 : real(fd, buf, part(type, len), flags);
 }

@@ -1,4 +1,4 @@
-//! The entries of the fuzz targets `tls` and `proxied_listener` over their committed corpora.
+//! The entries of the fuzz targets `tls` and `proxied_listener`, run with their committed corpora.
 
 use std::fs;
 use std::path::Path;

@@ -39,7 +39,8 @@ fn await_frames(reactor: &mut Reactor<Probe>, count: usize) {
     drive(reactor, |reactor| reactor.handler().frames().len() == count);
 }
 
-/// Returns begin and end of spans. Checks that they have no gap.
+/// Returns the start offset of the first span and the end offset of the last span. Checks that the
+/// spans have no gap.
 fn extent(name: &str, spans: impl IntoIterator<Item = Span>) -> (u64, u64) {
     let mut spans = spans.into_iter().peekable();
     let begin = spans.peek().map_or(0, |span| span.offset);
@@ -142,8 +143,8 @@ fn all_lists_of_a_tls_connection_cover_the_same_bytes() {
     }
 }
 
-/// One record has all sends of a turn. A send that is longer than a record has several. The frames
-/// equal the sends.
+/// The sends of one turn share one record. A send that is longer than a record is split into
+/// several records. The frames equal the sends.
 #[test]
 fn records_glue_short_sends_and_cut_long_ones() {
     let (mut reactor, client, server) =
@@ -187,7 +188,7 @@ fn records_glue_short_sends_and_cut_long_ones() {
     assert!(lines.contains(wire), "{lines}");
 }
 
-/// A read of 20 bytes cuts every record, and no frame is complete before its record is.
+/// A read of 20 bytes cuts every record. No frame is delivered before its whole record has arrived.
 #[test]
 fn reads_cut_records_and_records_keep_headers_whole() {
     let mut config = Config::default();
@@ -209,8 +210,9 @@ fn reads_cut_records_and_records_keep_headers_whole() {
     assert_eq!((sum.sends_glued_in_records, sum.split_headers), (0, 0));
 }
 
-/// A recording starts while the connection has sent and received bytes, and at one end earlier. In
-/// the map, both ends have the same offsets. They continue after a pause of the recording.
+/// A connection has exchanged bytes before the recording starts, and one end starts to record
+/// earlier than the other end. In the map, both ends still have the same offsets. After a pause of
+/// the recording, the offsets count the unrecorded bytes, too.
 #[test]
 fn recording_of_an_open_session_has_equal_offsets_at_both_ends() {
     for is_sender_first in [true, false] {
@@ -241,7 +243,7 @@ fn recording_of_an_open_session_has_equal_offsets_at_both_ends() {
         let [all, of_both] = [0, 1].map(|_| take(&mut reactor));
         assert!(of_both.events().is_empty());
         let map = CutMap::join((&all, client), (&all, server));
-        // Each frame has 14 bytes; two of them are recorded at the first end, one at the other.
+        // Each frame has 14 bytes. The first end recorded two frames, and the second end one frame.
         let (sent, received) = (map.tls_records_sent(), map.tls_records_received());
         let last = (sent.last(), received.last());
         let (Some(sent), Some(received)) = last else {

@@ -222,7 +222,7 @@ fn ends_of_each_kind() -> usize {
     if cfg!(debug_assertions) { 200 } else { 10_000 }
 }
 
-/// Each client ends its stream at once, in turn with and without a `close_notify`.
+/// The clients end their streams at once, alternately with and without a `close_notify`.
 #[test]
 fn thousands_of_clean_and_truncated_ends_are_told_apart() {
     let mut is_clean = false;

@@ -51,7 +51,7 @@ fn hangups(reactor: &Reactor<Probe>) -> Vec<Hangup> {
         .collect()
 }
 
-/// A connection without traffic, a frame that never ends, and a client that does not read.
+/// Tests a connection without traffic, a frame that never ends, and a client that does not read.
 #[test]
 fn timeouts_end_tls_connections() {
     let quick = || {
@@ -102,7 +102,7 @@ fn timeouts_end_tls_connections() {
         matches!(closed.reason, CloseReason::WriteStalled),
         "{closed:?}"
     );
-    // All counts are counts of plaintext.
+    // `unsent_bytes` and `written_bytes` count bytes of plaintext.
     let sent = 15 * ((1 << 20) + 4);
     assert_eq!(closed.unsent_bytes + closed.stats.written_bytes, sent);
     assert!(closed.unsent_bytes > 0);
@@ -111,7 +111,7 @@ fn timeouts_end_tls_connections() {
 }
 
 /// A paused connection is not read, so the `close_notify` is unknown when the FIN or reset comes.
-/// The frames before it are delivered.
+/// The frames before the `close_notify` are delivered.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 #[test]
 fn hangup_of_an_unread_tls_connection_is_reported_at_once() {
@@ -156,8 +156,8 @@ fn hangup_of_an_unread_tls_connection_is_reported_at_once() {
     assert!(is_io(&closed.reason, kind), "{closed:?}");
 }
 
-/// The connection of the panic has decrypted frames that are not delivered, and output that is not
-/// written.
+/// When a callback panics, its connection has decrypted frames that are not delivered, and output
+/// that is not written.
 #[test]
 fn panic_in_a_callback_closes_only_its_tls_connection() {
     let choices: [fn(&Event) -> bool; 4] = [
@@ -247,8 +247,9 @@ impl Handler for Client {
     }
 }
 
-/// The server ends each connection, and then has a certificate that the client does not trust for
-/// several attempts. `on_open` comes only after a handshake that succeeds.
+/// The server aborts each connection, and then uses a certificate that the client does not trust.
+/// After several failed attempts, the server uses the trusted certificate again. `on_open` comes
+/// only after a successful handshake.
 #[test]
 fn reconnect_starts_a_new_tls_session_every_time() {
     let (mut server, addr, listener) = tls_listening(

@@ -31,7 +31,8 @@ fn config_without_resumption() -> Arc<ServerConfig> {
     Arc::new(config)
 }
 
-/// Returns a client that never resumes a session. Otherwise it would use tickets of other tests.
+/// Returns a client that never resumes a session. By default, the client would use tickets that
+/// other tests have received.
 fn client() -> ClientConnection {
     let mut config = (*client_config()).clone();
     config.resumption = Resumption::disabled();
@@ -124,7 +125,8 @@ fn idle_connection_keeps_at_most_200_bytes_beside_rustls() {
 
     let (mut reactor, addr, _) =
         tls_listening(Probe::echo(), Config::default(), Framing::line(), config);
-    // The first connections grow everything that all connections share.
+    // The first connections also grow the memory that all connections share, so only the second
+    // count is used.
     let mut counted = 0;
     for _ in 0..2 {
         let (kept, opened) = mpsc::sync_channel(0);
@@ -135,7 +137,8 @@ fn idle_connection_keeps_at_most_200_bytes_beside_rustls() {
                 let turned = reactor.turn(Some(Duration::from_millis(1)));
                 turned.expect("polling succeeds");
             }
-            // The probe keeps the frames.
+            // The probe has recorded the frames. Free the recorded frames, because they are not
+            // memory of the connections.
             reactor.with(|probe, _| probe.events.clear());
         });
         counted = usize::try_from(measured.bytes_current).unwrap_or(0);

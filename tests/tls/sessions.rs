@@ -35,8 +35,8 @@ fn key_updates_of_the_peer_are_followed_and_answered() {
     assert_eq!(reactor.handler().frames().len(), 20);
 }
 
-/// rustls keeps an incomplete message as offsets into the bytes that were received. So a send must
-/// hand over these bytes too.
+/// rustls stores an incomplete message as offsets into the received bytes. So a send must pass the
+/// received bytes to rustls, too.
 #[test]
 fn send_between_the_halves_of_a_key_update_is_sound() {
     let (mut reactor, addr, _) = tls_listening(

@@ -46,7 +46,7 @@ fn tls_frames_of_many_lengths_pass_in_both_versions() {
     }
 }
 
-/// With most of these limits, the memory of a read is too short for a record.
+/// With most of these limits, the buffer of a read is shorter than a record.
 #[test]
 fn tls_frames_pass_with_tiny_reads_and_budgets() {
     for (read_len_max, frame_budget) in [(1, 1), (7, 3), (5000, 1), (40_000, 2)] {
@@ -67,7 +67,7 @@ fn tls_frames_pass_with_tiny_reads_and_budgets() {
     }
 }
 
-/// All frames are in one record, so no event reports those that the budget leaves.
+/// All frames are in one record, so no further event reports the frames that the budget postpones.
 #[test]
 fn frames_of_one_record_need_no_further_event() {
     let mut config = Config::default();
@@ -134,7 +134,8 @@ fn both_sides_send_many_bytes_without_a_deadlock() {
     assert!(reactor.handler().frames().iter().all(|it| *it == payload));
 }
 
-/// Owned payloads are queued as header and payload, which are gathered into full records.
+/// The header and the payload of an owned payload are queued separately. The reactor gathers them
+/// into full records.
 #[test]
 fn owned_payloads_keep_their_order_over_tls() {
     let (mut reactor, client, _) = pair(Probe::silent(), Config::default(), Framing::length_u32());
@@ -177,7 +178,7 @@ fn encrypt(client: &mut TlsStream, plaintext: &[u8]) -> Vec<u8> {
 }
 
 /// The client writes all its bytes in a thread, and does not read until the server stops reading.
-/// Then it reads the echo of all bytes.
+/// Then the client reads the echo of all bytes.
 #[test]
 fn slow_tls_reader_gets_every_byte_and_bounds_the_queue() {
     let mut config = Config::default();
@@ -226,7 +227,7 @@ fn slow_tls_reader_gets_every_byte_and_bounds_the_queue() {
         is_quiet = reactor.stats().events == stats.events;
     }
     assert!(!sender.is_finished(), "the server reads without a limit");
-    // A frame crosses the high watermark, and its records are longer than it.
+    // The last queued frame crosses the high watermark, and its records are longer than the frame.
     assert!(most <= high + 20_000, "{most} bytes are queued");
     let held = reactor.stats().held_bytes;
     assert!(held <= 2 * (high + read_len), "{held} bytes are held");

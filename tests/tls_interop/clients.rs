@@ -104,7 +104,7 @@ struct Client {
     command: fn(&Call<'_>) -> Command,
     /// Number of connections of one call. The second one resumes the session of the first one.
     connections: usize,
-    /// Texts of the client for an expired certificate, an unknown authority and a wrong name.
+    /// Error texts of the client for an expired certificate, an unknown authority and a wrong name.
     errors: [&'static str; 3],
 }
 
@@ -170,7 +170,7 @@ fn call<'a>(rig: &'a Rig, addr: SocketAddr, version: TlsVersion, name: &'a str) 
     }
 }
 
-/// Returns the configuration of a server with a certificate, which has expired if `is_expired`.
+/// Returns the configuration of a server. Its certificate has expired if `is_expired` is true.
 fn server_config(authority: &Authority, is_expired: bool) -> ServerConfig {
     let (chain, key) = match is_expired {
         true => authority.issue_expired("localhost"),

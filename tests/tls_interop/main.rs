@@ -36,8 +36,9 @@ struct Session {
     certificates: usize,
 }
 
-/// A line server and line client that records its sessions. It echoes lines without a space, closes
-/// at the line `quit`, and replies to the empty line at the end of an HTTP request.
+/// A handler of a server or client that exchanges lines. It records its sessions. A server echoes
+/// lines without a space, closes at the line `quit`, and replies to the empty line at the end of an
+/// HTTP request.
 #[derive(Debug, Default)]
 struct Lines {
     sessions: Vec<Session>,

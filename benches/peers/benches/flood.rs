@@ -23,9 +23,9 @@
 //!
 //! Each round measures the five cases one after the other, and each figure is the median of all
 //! rounds. The goal is a 99th percentile of at most three times the percentile without a flood. The
-//! output also shows the number of reactor turns that ended between a ping and its echo. A high
-//! number means that the ping waited for many turns; otherwise a late ping waited for long turns.
-//! The last column is the rate of the flood.
+//! output also shows the number of reactor turns that ended between a ping and its echo. If this
+//! number is high, the ping waited for many turns. If a ping is late and the number is low, the
+//! turns were long. The last column is the rate of the flood.
 //!
 //! The server, the load and the flood each have their own processor. With only two processors, the
 //! flood runs on the processor of the load, at the lowest priority.
@@ -460,8 +460,8 @@ fn handshake(server: SocketAddr, config: &Arc<ClientConfig>) -> io::Result<()> {
     while session.is_handshaking() || session.wants_write() {
         session.complete_io(&mut stream)?;
     }
-    // Until the server has finished its side, a reset would end the handshake early. The tickets
-    // arrive after that.
+    // If the client resets the connection too early, the handshake of the server fails. The server
+    // sends its tickets after the handshake, so wait for the tickets.
     session.read_tls(&mut stream)?;
     SockRef::from(&stream).set_linger(Some(Duration::ZERO))
 }

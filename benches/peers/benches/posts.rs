@@ -5,8 +5,8 @@
 //! ```
 //!
 //! Each post adds its number to a sum on the loop's thread. `Remote::post` is compared with two
-//! channels: tokio's bounded channel into a task of a current-thread runtime that also drives
-//! sockets, and calloop's channel. If a queue is full, the posting thread tries again.
+//! channels. One is tokio's bounded channel into a task, whose current-thread runtime also drives
+//! sockets. The other one is calloop's channel. If a queue is full, the posting thread tries again.
 
 use std::sync::mpsc;
 use std::thread;

@@ -6,9 +6,9 @@
 //!
 //! Needs the Debian packages `redis-server`, `redis-tools` and `haproxy`; a missing program is
 //! reported, and its part is skipped. In each round, both servers of a pair are loaded one after
-//! the other, in alternating order. The CPU time of a server is that of its process, as the
-//! scheduler counts it, divided by the number of requests. The pair `proxy` forwards to Redis, and
-//! only the CPU time of the proxy is counted. HAProxy runs with one thread.
+//! the other, in alternating order. The CPU time of a server is the time that the scheduler counts
+//! for its process, divided by the number of requests. The pair `proxy` forwards to Redis, and only
+//! the CPU time of the proxy is counted. HAProxy runs with one thread.
 
 use std::error::Error;
 use std::fs;
@@ -57,7 +57,7 @@ impl Server {
         Err(format!("{name} does not listen").into())
     }
 
-    /// Starts an example of the library, which prints its address.
+    /// Starts an example of the library. The example prints its address.
     fn example(name: &'static str, folder: &Path, arguments: &[&str]) -> Outcome<Self> {
         let mut command = Command::new(folder.join(name));
         command.args(arguments).stdout(Stdio::piped());
@@ -110,7 +110,7 @@ impl Server {
         Ok(sum)
     }
 
-    /// Sets the key that the load gets: without `-r`, `redis-benchmark` uses a single key.
+    /// Sets the key that the load reads. Without `-r`, `redis-benchmark` uses a single key.
     fn fill(&self) -> Outcome<()> {
         let mut command = Command::new("redis-benchmark");
         command.args(["-p", &self.port.to_string(), "-t", "set", "-P", "64", "-q"]);

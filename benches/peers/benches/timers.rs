@@ -6,7 +6,8 @@
 //!
 //! The reactor's timer wheel is compared with three timer queues: a `BinaryHeap` that does not
 //! remove cancelled entries, the wheel of tokio-util (`DelayQueue`), and the wheel of the crate
-//! `hierarchical_hash_wheel_timer`. Each timer has a key of 64 bits, but of 32 bits in the heap.
+//! `hierarchical_hash_wheel_timer`. The keys of timers have 32 bits in the heap, and 64 bits in all
+//! other implementations.
 //!
 //! The benchmark measures the CPU time of the thread, in rounds. In each round, every
 //! implementation sets, postpones, cancels and fires all timers. So a change of the machine's speed

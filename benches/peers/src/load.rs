@@ -74,7 +74,8 @@ impl Waiting {
     }
 }
 
-/// Condition after which a run starts no more batches; it still waits for outstanding batches.
+/// Condition after which a run starts no more batches. The run still waits for its outstanding
+/// batches.
 #[derive(Clone, Copy)]
 pub(crate) enum Until {
     Deadline(Instant),
@@ -313,7 +314,7 @@ impl Connection {
     }
 }
 
-/// The frames that a connection sends. Its echo is compared with them.
+/// The frames that a connection sends. The echo is compared with these frames.
 pub(crate) struct Batch {
     pub(crate) bytes: Vec<u8>,
     prefix: Vec<u8>,

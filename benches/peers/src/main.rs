@@ -349,7 +349,8 @@ fn row_of_counts(tool: Tool, server: &str, counts: &[(String, f64)]) -> Vec<Stri
     match tool {
         Tool::Callgrind => vec![server.to_owned(), format!("{sum:.0}")],
         Tool::Strace => {
-            // Omit calls that occur less than once in 10,000 frames: the loop does not make them.
+            // Omit calls that occur less than once in 10,000 frames: such calls are not part of the
+            // loop.
             let names = counts.iter().filter(|(_, count)| *count >= 0.0001);
             let names: Vec<_> = names
                 .map(|(name, count)| format!("{name} {count:.3}"))

@@ -58,7 +58,7 @@ pub(crate) struct Row {
 
 impl Row {
     /// Returns the quartiles of the ratio of this row's CPU time per frame to the CPU time of
-    /// `other`. Each ratio compares the two within one round.
+    /// `other`. Each ratio compares the two rows within one round.
     ///
     /// `other` is another server, or this server without idle connections.
     pub(crate) fn ratio_to(&self, other: &Self) -> Quartiles {

@@ -153,8 +153,9 @@ impl CpuClock {
     /// Returns the CPU time of all threads so far, in nanoseconds. Waits until all threads sleep,
     /// for at most `SLEEP_LIMIT`.
     ///
-    /// The scheduler updates the time of a thread when the thread goes to sleep, but while it runs
-    /// only at each tick. So the time is exact only if the thread sleeps.
+    /// The scheduler updates the time of a thread when the thread goes to sleep. While the thread
+    /// runs, the scheduler updates its time only at each tick. So the time is exact only if the
+    /// thread sleeps.
     pub(crate) fn nanoseconds(&self) -> io::Result<u64> {
         let deadline = Instant::now() + SLEEP_LIMIT;
         while !self.all_sleep()? && Instant::now() < deadline {

@@ -145,8 +145,8 @@ pub(crate) fn reset_on_close(socket: &impl AsRawFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives the calling thread the lowest priority (`SCHED_IDLE` of sched(7)). It runs almost only
-/// while no other thread needs its core.
+/// Gives the calling thread the lowest priority (`SCHED_IDLE` of sched(7)). The thread then runs
+/// almost only while no other thread needs its core.
 pub(crate) fn give_way() -> io::Result<()> {
     let parameters = libc::sched_param { sched_priority: 0 };
     // SAFETY: the kernel reads the parameters, which are a local variable.

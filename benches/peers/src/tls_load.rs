@@ -4,8 +4,8 @@
 //! batch -> rustls -> one write -> server -> reads -> rustls until all bytes are back -> again
 //! ```
 //!
-//! In a cell of handshakes, each batch has a new connection. It is closed when the batch is echoed,
-//! so the round-trip time of a batch contains a connect and a full handshake.
+//! In a cell of handshakes, each batch has a new connection. The connection is closed when the
+//! batch is echoed, so the round-trip time of a batch contains a connect and a full handshake.
 
 use std::io::{self, BufRead, ErrorKind, Read, Write};
 use std::net::TcpStream;

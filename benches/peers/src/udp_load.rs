@@ -177,8 +177,8 @@ impl UdpLoad {
         u32::try_from(round_trip.as_nanos()).unwrap_or(u32::MAX)
     }
 
-    /// Receives until the batch is echoed completely, and then returns true. Returns false if the
-    /// socket would block before.
+    /// Receives datagrams. Returns true when the batch is echoed completely, and false if the
+    /// socket would block earlier.
     fn progress(&mut self, key: usize, check: bool) -> io::Result<bool> {
         let socket = &mut self.sockets[key];
         while socket.is_outstanding && socket.received < self.batch.len() {

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! The framing separates the messages, and serde gives them their type. So the same code works with
-//! every framing and with every format of serde: `Framing::length_u32` and a binary format need two
-//! other calls.
+//! every framing and with every format of serde. For `Framing::length_u32` and a binary format,
+//! change only the calls that choose the framing and the format.
 
 #[path = "../../support/cli.rs"]
 mod cli;

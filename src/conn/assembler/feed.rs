@@ -14,8 +14,8 @@ use crate::timer::Stamp;
 enum Continued {
     /// The frame is still partial, and more new bytes are available.
     Partial,
-    /// The frame is delivered or skipped. The bytes after it must be decoded in place. If a buffer
-    /// is left, it is empty and may be reused.
+    /// The frame is delivered or skipped. The caller must decode the bytes after the frame in
+    /// place. If the assembler still has a buffer, the buffer is empty and may be reused.
     Delivered,
     /// The decode call has ended.
     Ended(Delivery),
@@ -40,7 +40,7 @@ impl Assembler {
             }
         }
         // The code above has taken the address of the old `decoder`. A fresh copy lets the compiler
-        // keep the fields in registers while `deliver_all` loops.
+        // keep the fields of the decoder in registers while `deliver_all` loops.
         let mut decoder = decoder;
         let mut undecoded = &bytes[at..];
         if let ControlFlow::Break(end) = deliver_all(&mut undecoded, sink, &mut decoder) {
@@ -160,7 +160,7 @@ impl Assembler {
             partial.buf.consume(consumed);
             return self.decode_on_in_buffer(&bytes[*at..], flow, sink, decoder);
         }
-        // All undecoded bytes of the buffer are also in `bytes`: continue there, in place.
+        // All undecoded bytes of the buffer are also in `bytes`. The decoding continues in `bytes`.
         *at -= undecoded_len;
         partial.buf.clear();
         self.continue_after_frame(&bytes[*at..], flow, sink)
@@ -180,8 +180,8 @@ impl Assembler {
         }
     }
 
-    /// Continues in the buffer after a frame that is delivered or skipped. `more` is the part of
-    /// the new bytes that the buffer does not contain yet.
+    /// Continues to decode in the buffer, after a frame that is delivered or skipped. `more` is the
+    /// part of the new bytes that the buffer does not contain yet.
     fn decode_on_in_buffer<S: FrameSink, D: Decoder>(
         &mut self,
         more: &[u8],
@@ -203,9 +203,10 @@ impl Assembler {
         })
     }
 
-    /// Skips bytes of `left`, and advances `at`: a known number of bytes, or as many as a former
-    /// framing skips. Returns `None` if a former framing has ended its skip. The buffer then holds
-    /// the bytes after the skipped frame, and the caller must decode them.
+    /// Skips bytes of `left`, and advances `at`. Skips either a known number of bytes, or the bytes
+    /// that a former framing skips. Returns `None` if the former framing has reached the end of the
+    /// skipped frame. The buffer then holds the bytes after the skipped frame, and the caller must
+    /// decode them.
     fn continue_any_skip<S: FrameSink>(
         &mut self,
         left: &[u8],
@@ -234,8 +235,8 @@ impl Assembler {
         Continued::Delivered
     }
 
-    /// Stores `bytes`, the next bytes of the stream, without decoding them. Drops bytes of a frame
-    /// that is being skipped, if their number is known.
+    /// Stores `bytes`, the next bytes of the stream, without decoding them. If a known number of
+    /// bytes must still be skipped, drops these bytes first.
     pub(crate) fn hold(&mut self, bytes: &[u8], now: Stamp, pool: &mut Pool) {
         let mut at = 0;
         if self.left_to_skip() > 0
@@ -266,7 +267,8 @@ impl Assembler {
         partial.buf.settle(sink.pool());
         let mut undecoded = partial.buf.bytes();
         let mut end = deliver_next(&mut undecoded, sink, decoder);
-        // A codec may drop the beginning of a frame and then need more bytes of the same frame.
+        // If the first step needs more bytes, the partial frame is the first frame in the buffer.
+        // The codec may have dropped the beginning of this frame.
         let is_same_frame = matches!(end, ControlFlow::Break(End::Need(_)));
         if end.is_continue() {
             end = deliver_all(&mut undecoded, sink, decoder);
@@ -332,8 +334,9 @@ impl Assembler {
         }
     }
 
-    /// Stores the first bytes of a frame that needs `need` bytes, or undecoded bytes if `need` is
-    /// zero. Reuses the empty buffer if its capacity is suitable.
+    /// Stores `bytes`. If `need` is zero, they are undecoded bytes. Otherwise they are the first
+    /// bytes of a frame that needs `need` bytes. Reuses the empty buffer if its capacity is
+    /// suitable.
     fn keep(&mut self, bytes: &[u8], need: usize, now: Stamp, pool: &mut Pool) {
         if bytes.is_empty() {
             return self.put_partial(pool);

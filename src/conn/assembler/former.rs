@@ -1,7 +1,8 @@
 //! Replacing the framing, also in the middle of a frame that is skipped.
 //!
-//! A frame that is too long is skipped up to its end. If the framing finds the end by a search,
-//! only that framing knows where the frame ends. So it stays in use until then:
+//! A frame that is too long is skipped up to its end, even if the framing is replaced during the
+//! skip. If the former framing finds the end by a search, the new framing cannot find this end. The
+//! former framing then stays in use until the end of the frame:
 //!
 //! ```text
 //!   | end of a skipped line \n | frames of the new framing
@@ -35,8 +36,8 @@ impl Assembler {
         self.reframe_between_frames();
     }
 
-    /// Replaces the framing between two frames, when no skip needs the former framing. The bytes,
-    /// and a skip of a known number of bytes, are kept.
+    /// Replaces the framing between two frames, when no skip needs the former framing. Keeps the
+    /// held bytes, and a skip of a known number of bytes.
     pub(crate) fn reframe_between_frames(&mut self) {
         self.custom = None;
         if let Some(partial) = &mut self.partial {

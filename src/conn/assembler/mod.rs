@@ -16,8 +16,8 @@
 //!
 //! A byte is copied into the buffer once, and once more if the buffer became too small: at most
 //! twice. The built-in codecs find the end of a frame before its bytes are copied. A user's codec
-//! needs all bytes of the frame in one piece at each step. Some bytes after the frame are then
-//! copied into the buffer too. Such a byte is copied at most three times.
+//! needs all bytes of the frame in one piece at each step. So some bytes after the frame are copied
+//! into the buffer too. Each of these bytes is copied at most three times.
 
 mod feed;
 mod former;
@@ -102,7 +102,8 @@ impl Assembler {
         outcome
     }
 
-    /// Decodes after a direct read: `len` bytes were read into [`direct`](Assembler::direct).
+    /// Decodes after a direct read: `len` bytes were read into the capacity that
+    /// [`direct`](Assembler::direct) returned.
     #[inline]
     pub(crate) fn ingest_direct<S: FrameSink>(&mut self, len: usize, sink: &mut S) -> Delivery {
         if self.partial.as_deref().is_some_and(Partial::is_open_ended) {
@@ -119,8 +120,8 @@ impl Assembler {
         Delivery::NeedMore
     }
 
-    /// Searches the bytes of a direct read for the end of the frame. If they do not contain it, the
-    /// frame is not decoded, and not moved into one buffer yet.
+    /// Searches the bytes of a direct read for the end of the frame. If the end is not found, the
+    /// frame is neither decoded nor moved into one buffer yet.
     #[inline(never)]
     fn search_direct<S: FrameSink, C: BuiltinCodec>(
         &mut self,
@@ -258,7 +259,7 @@ impl Assembler {
     }
 
     /// Returns the time from which the frame deadline of the held bytes counts, usually the arrival
-    /// of the first one. Returns `None` if no bytes are held.
+    /// of the first held byte. Returns `None` if no bytes are held.
     pub(crate) fn held_since(&self) -> Option<Stamp> {
         let partial = self.partial.as_ref()?;
         (!partial.is_empty()).then_some(partial.since)
@@ -279,7 +280,8 @@ impl Assembler {
         self.partial.as_mut()?.direct(len_max, pool)
     }
 
-    /// Appends `len` bytes that were read into [`direct`](Assembler::direct).
+    /// Appends `len` bytes that were read into the capacity that [`direct`](Assembler::direct)
+    /// returned.
     pub(crate) fn direct_advance(&mut self, len: usize) {
         let partial = self.partial.as_mut();
         let partial = partial.expect("direct() returned capacity of a partial frame");

@@ -49,8 +49,8 @@ fn frames_after_an_error_are_not_delivered() {
     ] {
         let plan = Section::all(name, 8);
         let good = encode(name, b"good");
-        // A `marked` frame ends only at the next mark. Invalid bytes after it would therefore be a
-        // part of it.
+        // A `marked` frame ends only at the next mark. Invalid bytes after a `marked` frame would
+        // therefore be a part of that frame.
         let first = if name == "marked" {
             vec![]
         } else {

@@ -360,8 +360,9 @@ fn a_connection_without_a_partial_frame_holds_no_buffer() {
     }
 }
 
-/// Many bytes are kept when the delivery is stopped. After it resumes, only a short partial frame
-/// remains. Its buffer must be small, because the rest of the frame may arrive much later.
+/// Many bytes are kept when the delivery is stopped. After the delivery resumes, only a short
+/// partial frame remains. Its buffer must be small, because the rest of the frame may arrive much
+/// later.
 #[test]
 fn a_burst_that_ends_within_a_frame_leaves_a_small_buffer() {
     for name in ["line", "u32", "nul", "tagged"] {

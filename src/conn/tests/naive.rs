@@ -192,8 +192,8 @@ pub(super) fn encode(name: &str, payload: &[u8]) -> Vec<u8> {
     }
 }
 
-/// Returns the frame that is delivered for a payload. It includes the header if the framing keeps
-/// it.
+/// Returns the frame that is delivered for a payload. If the framing keeps the header, the frame
+/// includes the header.
 pub(super) fn delivered(name: &str, payload: &[u8]) -> Vec<u8> {
     let count = |len: usize| u8::try_from(len).expect("the payload has at most 255 bytes");
     match name {

@@ -78,8 +78,8 @@ fn sink_is_notified_once_of_each_cut_frame() {
     }
 }
 
-/// The capacity of the buffer of a partial frame must not depend on the length in a header, nor on
-/// the number of times that the buffer grew.
+/// The capacity of the buffer of a partial frame must not depend on the length in a header. It must
+/// also not depend on the number of times that the buffer grew.
 #[test]
 fn direct_reads_keep_the_capacity_near_the_bytes_received() {
     for (name, start) in [("u32", header("u32", 1 << 30)), ("line", vec![])] {

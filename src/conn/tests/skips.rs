@@ -310,7 +310,7 @@ fn stop_at_a_skipped_frame_comes_before_the_end_of_the_frame() {
 }
 
 /// The direct reads cross the limit, so the codec drops the beginning of the frame. The bytes after
-/// that belong to the same frame.
+/// the dropped bytes belong to the same frame.
 #[test]
 fn frame_that_is_skipped_in_parts_counts_as_one_split_frame() {
     let framing = Framing::line().frame_len_max(100_000).skip_too_long();
@@ -336,7 +336,7 @@ fn frame_that_is_skipped_in_parts_counts_as_one_split_frame() {
     assert_eq!((sink.count, &sink.partial_lens[..]), (2, &[30_000, 4][..]));
 }
 
-/// The new framing decodes the bytes again, but they are still the same frame.
+/// The new framing decodes the bytes again, but the bytes still belong to the same frame.
 #[test]
 fn reframe_within_a_partial_frame_counts_one_split_frame() {
     let former = Framing::length_u32();
@@ -457,8 +457,8 @@ impl Codec for Moody {
     }
 }
 
-/// The former framing also sees the end of the stream, its errors end the stream, and the notice
-/// may stop the delivery.
+/// The former framing also handles the end of the stream. An error of the former framing ends the
+/// stream. The notice of the skipped frame may stop the delivery.
 #[test]
 fn former_framing_of_a_skip_sees_the_end_of_stream_and_stops() {
     let reframed = |framing: Framing, bytes: &[u8]| {

@@ -155,8 +155,8 @@ fn short_length_streams(name: &str) -> Vec<(usize, Vec<u8>)> {
         let frames = lens.iter().map(|len| encode(name, &payload(*len)));
         frames.collect::<Vec<_>>().concat()
     };
-    // A valid frame, an invalid header, and then bytes that look like valid frames. The 64-bit
-    // header leaves no space for the first frame.
+    // A valid frame, an invalid header, and then bytes that look like valid frames. A valid frame
+    // and a 64-bit header would have more than 16 bytes together, so this first frame is left out.
     let bad = |len: u64| {
         let first = if name.starts_with("u64") {
             Vec::new()
@@ -257,8 +257,9 @@ fn random_cuts_give_the_same_frames(name: &'static str) {
     }
 }
 
-/// The stream has two glued frames of this framing, one of another framing, and again frames of
-/// this framing. Raw is the last framing of its streams, because it takes all bytes.
+/// The stream has two glued frames of the framing `name`, one frame of another framing, and again
+/// frames of `name`. The framing `raw` is only the last framing of a stream, because it takes all
+/// bytes.
 fn reframe_between_two_frames_keeps_the_bytes_after_it(name: &'static str) {
     let mut sink = Collect::new();
     for other in FRAMINGS.into_iter().filter(|other| *other != "raw") {

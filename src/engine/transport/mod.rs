@@ -191,7 +191,7 @@ pub(super) fn has_unread(conn: &Connection) -> bool {
 }
 
 /// Discards the queued output of the filter and all later output. Returns the number of plaintext
-/// bytes that the filter accepted and lost; they no longer count as written.
+/// bytes that the filter accepted and lost; these bytes no longer count as written.
 pub(super) fn discard_filter_output(
     conn: &mut Connection,
     stats: &mut Stats,

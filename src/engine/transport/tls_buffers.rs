@@ -19,8 +19,8 @@ pub(super) const RECORDS_PER_WRITE: usize = 3;
 /// Offset of the records in the memory of a read.
 pub(super) const GAP: usize = RECORD_PLAIN_LEN_MAX;
 /// Length of a read into the filter's own buffer, in bytes. The filter uses this buffer during the
-/// handshake, and if the caller's memory is too short to decrypt records in place. Most flights of
-/// a handshake are shorter.
+/// handshake, and if the caller's memory is too short to decrypt records in place. The messages
+/// that one side of a handshake sends at once are usually shorter than this length.
 pub(super) const READ_LEN: usize = 4096;
 /// Maximum expansion of a record of output by its header, nonce and authentication tag, in bytes.
 pub(super) const EXPANSION_MAX: usize = 64;
@@ -36,7 +36,7 @@ pub(crate) enum Handshake {
     WouldBlock,
 }
 
-/// The parts of a filter that it needs only while bytes wait, or after a failure. Each buffer is
+/// The parts that a filter needs only while bytes wait in it, or after a failure. Each buffer is
 /// empty or comes from the pool.
 #[derive(Debug, Default)]
 pub(super) struct Held {
@@ -109,8 +109,9 @@ impl TlsFilter {
 
 /// Log of a recorded connection.
 impl TlsFilter {
-    /// Starts the log. `encrypted` and `taken` are the number of plaintext bytes that the caller
-    /// has passed and taken so far.
+    /// Starts the log. `encrypted` is the number of plaintext bytes that the caller has passed to
+    /// the filter so far. `taken` is the number of plaintext bytes that the caller has taken from
+    /// the filter.
     ///
     /// While a handshake waits for more input, the log does not start: rustls joins the parts of a
     /// long message in place, which moves the headers of its records.
@@ -207,8 +208,8 @@ impl Records {
         self.ends.iter().map(|(_, plain_len)| plain_len).sum()
     }
 
-    /// Makes the records the output of a filter that has none. The socket took the first `written`
-    /// bytes.
+    /// Stores the records as the output of a filter that has no other output. The socket has taken
+    /// the first `written` bytes of the records.
     pub(super) fn hold(self, held: &mut Held, written: usize) {
         held.outgoing = self.buf;
         held.sent.extend(&self.ends[..self.count]);

@@ -58,8 +58,8 @@ pub(crate) struct TlsFilter {
     /// True if the FIN was sent or a write failed: all further output is discarded.
     pub(super) is_output_over: bool,
     /// True if `outgoing` holds the last records of the handshake, and no write has tried to send
-    /// them. They share a write with the first output of the connection, if there is any in this
-    /// turn.
+    /// them. These records share a write with the first output of the connection, if there is any
+    /// output in this turn.
     pub(super) is_held_back: bool,
 }
 
@@ -497,7 +497,8 @@ impl TlsFilter {
         }
     }
 
-    /// Decrypts all complete records in the filter's own buffer, as output requires.
+    /// Decrypts all complete records in the filter's own buffer. Call it before output is
+    /// encrypted, because the session encrypts only if no complete record is left.
     fn process_all(&mut self, pool: &mut Pool) {
         while self.has_records {
             self.process_held(pool);
@@ -570,8 +571,8 @@ impl TlsFilter {
         }
     }
 
-    /// Discards all queued and all further output. Returns the length of the plaintext of the
-    /// queued records, and of the records that a failed write during a read lost.
+    /// Discards all queued and all further output. Returns the length of the lost plaintext. This
+    /// length includes the plaintext that a failed write during a read has lost.
     pub(super) fn end_output(&mut self, pool: &mut Pool) -> u64 {
         self.is_output_over = true;
         self.is_held_back = false;

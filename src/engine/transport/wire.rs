@@ -216,7 +216,7 @@ impl RecordScanner {
         }
     }
 
-    /// Returns the first complete record if it ends at most at `offset`, and removes it.
+    /// Returns the first complete record if it ends at or before `offset`, and removes it.
     fn pop_until(&mut self, offset: u64) -> Option<(u64, u32)> {
         match self.has_record_until(offset) {
             true => self.records.pop_front(),

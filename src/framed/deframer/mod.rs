@@ -10,12 +10,12 @@ use crate::memory::Buf;
 
 /// Spare capacity for a read while the length of the frame is unknown, in bytes.
 const READ_LEN: usize = 8 * 1024;
-/// Maximum number of bytes for which the buffer grows, as a multiple of the bytes in the buffer. It
-/// applies to a frame whose header claims more. The buffer then rounds its capacity up to a power
-/// of two.
+/// Limit of the memory for a frame whose header claims a large length. The buffer gets space for at
+/// most `GROWTH` times the bytes that it holds, but at least for [`READ_LEN`] more bytes. The
+/// buffer then rounds its capacity up to a power of two.
 const GROWTH: usize = 4;
 /// Divisor of the capacity for shrinking. The buffer is shrunk to `capacity / SHRINK` if it was
-/// never filled up to that length while `SHRINK` times its capacity arrived.
+/// never filled up to `capacity / SHRINK` while `SHRINK * capacity` bytes arrived.
 const SHRINK: usize = 4;
 /// Divisor of the capacity for counting short frames. If bytes arrive in an empty buffer, they add
 /// at least `capacity / ALONE` to [`Deframer::since_filled`]. So the buffer shrinks after
@@ -372,8 +372,8 @@ impl Deframer {
         self.drop_skipped();
     }
 
-    /// Shrinks a buffer that a burst made large: several times its capacity has arrived since a
-    /// large part of it was filled.
+    /// Shrinks a buffer that a burst made large, once several times its capacity has arrived
+    /// without filling a large part of the buffer.
     #[inline]
     fn shrink(&mut self) {
         let (len, capacity) = (self.buf.len(), self.buf.capacity());

@@ -63,8 +63,8 @@ impl Call {
 
 /// Probabilities of random faults in the system calls of one reactor.
 ///
-/// The faults are those of a real system. After a call that would block, an event reports when the
-/// call can succeed. A read or write that fails ends the connection, at both ends.
+/// A real system has the same faults. After a call that would block, an event reports when the call
+/// can succeed. A read or write that fails ends the connection, at both ends.
 #[derive(Debug, Clone, Default)]
 pub struct Faults {
     short_percent: u8,

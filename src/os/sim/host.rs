@@ -9,7 +9,8 @@ use super::world::{State, World};
 use crate::addr::Addr;
 
 /// Index of the host that every world has. Its sockets can be bound to any IP address that was not
-/// removed. Its packets to an address that no host has return to it.
+/// removed. If this host sends a packet to an address that no host has, the packet returns to this
+/// host.
 pub(super) const FIRST_HOST: usize = 0;
 /// First port that is chosen for a socket without a port (RFC 6335, section 6).
 const EPHEMERAL_PORT_MIN: u16 = 49_152;
@@ -60,8 +61,8 @@ impl State {
     }
 
     /// Returns the host that receives packets from the host `from` to this IP address. If no host
-    /// has the address, returns the first host for its own packets, and `None` for those of another
-    /// host.
+    /// has the address, the packets of the first host return to the first host. For packets of
+    /// another host, the result is then `None`.
     pub(super) fn route(&self, from: usize, ip: IpAddr) -> Option<usize> {
         if ip.is_loopback() || ip.is_unspecified() {
             return Some(from);

@@ -58,8 +58,8 @@ impl Link {
         /// can overtake one another, and the bytes of a stream stay in order. Default: zero.
         jitter(time_max: Duration) => jitter = time_max;
 
-        /// Sets the bandwidth in bytes per second, at least 1. Bytes beyond it wait. A datagram
-        /// that would wait longer than a second is lost. Default: no limit.
+        /// Sets the bandwidth in bytes per second, at least 1. Bytes beyond this rate wait. A
+        /// datagram that would wait longer than a second is lost. Default: no limit.
         bandwidth_bytes(per_second: u64) => bandwidth_bytes = Some(per_second.max(1));
 
         /// Makes the bytes of streams arrive in segments of random lengths from 1 to `len`, at
@@ -68,7 +68,7 @@ impl Link {
 
         /// Sets the percentage of packets that are lost. A lost datagram or reset never arrives. A
         /// lost connect or part of a stream arrives at least 200 ms later, because it is sent
-        /// again. It is lost at most six times in a row. Default: 0.
+        /// again. It can be lost at most six times in a row. Default: 0.
         loss_percent(percent: u8) => loss_percent = percent;
 
         /// Sets the percentage of datagrams that arrive twice. Default: 0.
@@ -315,8 +315,8 @@ impl State {
         }
     }
 
-    /// Returns the source and the destination of a packet. Returns `None` if no host has its
-    /// address, or if the connection no longer exists.
+    /// Returns the source and the destination of a packet. Returns `None` if no host has one of the
+    /// two addresses, or if the connection no longer exists.
     pub(super) fn way_of(&mut self, action: &Action) -> Option<(usize, usize)> {
         let host = |state: &Self, socket: usize| state.sockets[socket].host;
         Some(match *action {

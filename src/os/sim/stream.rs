@@ -133,8 +133,8 @@ impl Stream {
             | (Ready::ENDED | Ready::HUNG_UP).only_if(self.has_fin || self.is_reset)
     }
 
-    /// Returns true if a TCP connection has no peer any more for the kernel: it was reset or
-    /// refused, or both sides have ended (state `CLOSE` or `TIME_WAIT`).
+    /// Returns true if, for the kernel, a TCP connection no longer has a peer: the connection was
+    /// reset or refused, or both sides have ended (state `CLOSE` or `TIME_WAIT`).
     fn is_over(&self) -> bool {
         self.is_reset && !self.is_unix || self.has_ended()
     }
@@ -332,8 +332,8 @@ impl SimSocket {
             if !std::mem::replace(&mut stream.has_sent_fin, true) && stream.peer.is_some() {
                 state.send_bytes(index, 0, true);
             }
-            // The kernel wakes the poll in any case (`inet_shutdown`), and for a Unix socket also
-            // the poll of the peer (`unix_shutdown`).
+            // The kernel wakes the poll even if the connection has already ended (`inet_shutdown`).
+            // For a Unix socket, it also wakes the poll of the peer (`unix_shutdown`).
             let stream = state.stream(index);
             let peer = stream.peer.filter(|_| stream.is_unix);
             state.edge(index, Ready::ALL);

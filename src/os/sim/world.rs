@@ -72,8 +72,8 @@ pub(super) enum Action {
     Syn(usize, u32),
     /// The connect of this socket fails, because no SYN was answered.
     SynTimeout(usize),
-    /// The next `len` bytes of the stream `from` reach the host of its peer. If `fin` is true, its
-    /// FIN follows them.
+    /// The next `len` bytes of the stream `from` reach the host of its peer. If `fin` is true, the
+    /// FIN of the stream follows these bytes.
     Arrive { from: usize, len: usize, fin: bool },
     /// The poll reports the readiness of a socket, after a fault blocked or shortened a call.
     Edge(usize, Ready),

@@ -75,8 +75,8 @@ impl Model {
         }
     }
 
-    /// Returns the connection of the callback every other time, otherwise a random connection.
-    /// Returns `None` if no connection exists.
+    /// Returns the connection of the callback with a probability of one half, otherwise a random
+    /// connection. Returns `None` if no connection exists.
     fn target(&mut self, own: Option<ConnId>, at: At) -> Option<Target> {
         let any = self.random.below(self.conns.len().max(1));
         let index = match own {

@@ -114,7 +114,7 @@ fn abort_in_on_skipped_discards_and_counts_output(transport: Transport) {
 }
 
 /// Until a dispatch applies the new framing, the connection is not read and its frame deadline does
-/// not run. So the dispatch of the skipped frame must apply it.
+/// not run. So the dispatch of the skipped frame must apply the new framing.
 fn reframe_in_on_skipped_applies_in_the_same_dispatch(transport: Transport) {
     let mut reactor = transport.reactor();
     let (script, conn) = at_skip(transport, &mut reactor, |cx, conn| {
@@ -194,8 +194,8 @@ fn stats_in_callbacks_include_the_current_dispatch(transport: Transport) {
     assert!(reactor.handler.at_skip.is_none(), "on_skipped was called");
 }
 
-/// Each skipped frame causes a callback, and may have only a few bytes. It therefore counts in the
-/// frame budget.
+/// Each skipped frame causes a callback, and may have only a few bytes. A skipped frame therefore
+/// counts in the frame budget.
 fn skipped_frames_use_the_budget_and_are_not_counted(transport: Transport) {
     let config = Config {
         frame_budget: 2,
@@ -240,8 +240,8 @@ fn batch_respects_write_queue_bytes_max(transport: Transport) {
     assert_eq!(script.calls().written, b"abcdefgh");
 }
 
-/// Output of the active connection is refused from the send on that uses up the memory budget. The
-/// handler is notified when memory is available again.
+/// A send to another connection uses up the memory budget. From then on, output of the active
+/// connection is refused. The handler is notified when memory is available again.
 fn batch_is_refused_once_the_memory_budget_is_used_up(transport: Transport) {
     let config = Config {
         write_low_bytes: 0,

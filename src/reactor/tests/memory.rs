@@ -29,8 +29,8 @@ fn refuse(reactor: &mut Reactor<Recorder>, conn: ConnId) {
     });
 }
 
-/// An event has reported the input of the first connection, so it is read once memory is free. No
-/// event came for the second connection, so it is not read.
+/// An event has reported the input of the first connection, so this connection is read once memory
+/// is free. No event came for the second connection, so the second connection is not read.
 fn connection_paused_for_memory_is_read_once_memory_is_free(transport: Transport) {
     let (mut reactor, slow) = with_full_memory(transport);
     let [read, refused] = [transport.script(), transport.script()];

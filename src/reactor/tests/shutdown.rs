@@ -174,7 +174,7 @@ fn second_shutdown_ends_the_phases_earlier_only() {
     assert_eq!(rig.run(), expected);
 }
 
-/// A shutdown of another thread must not wait for posts that were taken before it.
+/// A shutdown that another thread requests must not wait for posts that were taken before it.
 #[test]
 fn remote_shutdown_begins_before_the_waiting_posts() {
     let mut rig = Rig::new(Config {

@@ -59,7 +59,7 @@ impl TlsPeer {
         }
     }
 
-    /// Accepts the connection of a reactor. Returns the id that it has there.
+    /// Accepts the connection of a reactor. Returns the id of the connection in the reactor.
     pub(super) fn server(version: &'static SupportedProtocolVersion) -> (Self, ConnId) {
         let world = World::new(0);
         let mut reactor =
@@ -186,8 +186,8 @@ fn session_is_the_same_for_every_cut_of_a_server() {
     }
 }
 
-/// All pairs in an optimised build: about 100,000. Otherwise a sample of them. The handshakes are
-/// full.
+/// An optimised build tries all pairs, about 100,000. Other builds try a sample of the pairs. The
+/// handshakes are full.
 #[test]
 fn session_is_the_same_for_pairs_of_cuts() {
     const STEP: usize = if cfg!(debug_assertions) { 331 } else { 1 };

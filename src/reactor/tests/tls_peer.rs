@@ -91,8 +91,8 @@ pub(in crate::reactor) fn listen_options(
     ListenOptions::new().tls(configs(version).0)
 }
 
-/// Returns the configuration of a client with its own sessions. The configuration of the other
-/// tests is shared: whether it resumes a session depends on the tests before.
+/// Returns a separate configuration of a client, with the given `resumption`. The other tests share
+/// one configuration, so earlier tests determine if a session of such a test is resumed.
 pub(in crate::reactor) fn client_config(
     version: &'static SupportedProtocolVersion,
     resumption: Resumption,

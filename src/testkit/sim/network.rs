@@ -85,8 +85,8 @@ impl Simulation {
     }
 
     /// Makes the next `count` system calls of one kind fail with this error, for all sockets of a
-    /// reactor. Replaces an earlier setting for this kind. A count of zero only removes it, and
-    /// `usize::MAX` makes all calls fail.
+    /// reactor. Replaces an earlier setting for this kind. A count of zero only removes the earlier
+    /// setting, and `usize::MAX` makes all calls fail.
     ///
     /// An error of a read or write ends the connection at both ends, except for `WouldBlock` and
     /// `Interrupted`. After `WouldBlock`, an event reports when the call can succeed. The errors of

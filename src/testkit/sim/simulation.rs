@@ -28,7 +28,7 @@ const EXPECT_TIME_MAX: Duration = Duration::from_secs(60);
 ///
 /// Virtual time begins at zero. The methods [`run_for`](Self::run_for),
 /// [`run_until`](Self::run_until), [`step`](Self::step) and [`expect`](Self::expect) advance it,
-/// but only while no running reactor has work to do. A turn that they run takes no time.
+/// but only while no running reactor has work to do. A turn of a reactor takes no virtual time.
 ///
 /// A simulation stays on the thread that created it. A closed connection keeps about a kilobyte of
 /// memory, which is freed when the simulation is dropped.
@@ -119,8 +119,8 @@ impl Simulation {
     }
 
     /// Replaces a reactor by a new one with the same configuration and address, and returns the
-    /// handler of the old one. This is the end and the restart of a process: the kernel closes all
-    /// sockets of the old reactor, and the new one has no sockets and no timers.
+    /// handler of the old one. The call simulates the end and the restart of a process: the kernel
+    /// closes all sockets of the old reactor, and the new one has no sockets and no timers.
     ///
     /// # Panics
     ///
@@ -265,9 +265,11 @@ impl Simulation {
     ///
     /// # Panics
     ///
-    /// If the connect cannot begin: the address is not valid or has another IP version than the
-    /// host, no listener has the Unix address, or its backlog is full, or 16,384 connections of raw
-    /// peers are open.
+    /// If the connect cannot begin:
+    ///
+    /// * The address is not valid, or has another IP version than the host.
+    /// * No listener has the Unix address, or the backlog of the listener is full.
+    /// * 16,384 connections of raw peers are open.
     pub fn connect(&mut self, addr: impl ToAddrs) -> Peer {
         self.connect_from(Self::PEER_IP, addr)
     }
@@ -322,9 +324,9 @@ impl Simulation {
         self.world.keep_log();
     }
 
-    /// Returns the event log. It has a line with the virtual time for each event of a poll, for
-    /// each read, write and send, and for each accept and receive that succeeded. It is empty
-    /// without [`keep_log`](Simulation::keep_log).
+    /// Returns the event log. Each line has the virtual time and one event of a poll, one read,
+    /// write or send, or one successful accept or receive. The log is empty without
+    /// [`keep_log`](Simulation::keep_log).
     #[must_use]
     pub fn log(&self) -> String {
         self.world.log()

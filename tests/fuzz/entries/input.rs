@@ -58,7 +58,7 @@ impl<'a> Input<'a> {
         }
     }
 
-    /// Reads 1 to 8 lengths of pieces. The pieces of the stream use them in rotation.
+    /// Reads 1 to 8 lengths of pieces. The stream is cut into pieces of these lengths, in rotation.
     pub fn piece_lens(&mut self) -> Vec<usize> {
         (0..=self.below(8)).map(|_| self.piece_len()).collect()
     }

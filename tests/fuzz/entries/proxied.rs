@@ -8,14 +8,15 @@ use unstick::{ProxyError, ProxyHeader};
 use super::compare_cuts;
 use super::input::Input;
 
-/// Kind of the TLV with the checksum. A header with other addresses has another checksum.
+/// Kind of the TLV that contains the checksum of its header. If the addresses of the header change,
+/// the checksum changes, too.
 const CHECKSUM: u8 = 3;
 
 type Decoded = Result<Option<(ProxyHeader, usize)>, ProxyError>;
 
-/// Decodes a header at the start of a stream, from longer and longer prefixes until one decides the
-/// result. A prefix that is 1 or 16 bytes longer, and the whole stream, must give this result too.
-/// The bytes after a header are decoded by a framing, which must find the same frames as the
+/// Decodes a header at the start of a stream. Finds the shortest prefix whose result is a header or
+/// an error. Prefixes that are 1 and 16 bytes longer, and the whole stream, must give the same
+/// result. A framing decodes the bytes after the header, and must find the same frames as the
 /// reference decoder.
 pub fn proxied(data: &[u8]) {
     let mut input = Input(data);
@@ -57,7 +58,8 @@ fn start(input: &mut Input<'_>) -> Vec<u8> {
     }
 }
 
-/// Compares two results. An error that reports a number of bytes may report another number.
+/// Returns true if two results are equal. Two errors of one kind count as equal, even if they
+/// report different numbers of bytes.
 fn is_same(one: &Decoded, other: &Decoded) -> bool {
     match (one, other) {
         (Ok(one), Ok(other)) => one == other,
@@ -66,7 +68,8 @@ fn is_same(one: &Decoded, other: &Decoded) -> bool {
     }
 }
 
-/// Checks that a header with addresses is encoded so that it is decoded unchanged.
+/// Checks that an encoded header is decoded to the same header. Applies only to headers with
+/// addresses and without a checksum.
 fn check_encoding(header: &ProxyHeader) {
     if header.source().is_some() && header.tlv_value(CHECKSUM).is_none() {
         let bytes = header.encode();

@@ -1,12 +1,12 @@
-//! Fuzz entry of a listener behind a balancer: headers of the PROXY protocol, valid or not, and the
-//! frames behind them, in any pieces, against a reactor in a simulated network.
+//! Fuzz entry of a listener behind a balancer. A stream of headers of the PROXY protocol and frames
+//! reaches a reactor in a simulated network, in any pieces. The headers may be invalid.
 //!
 //! ```text
 //!   reactor: PROXY header -> framing -> frames <-- simulated network <-- pieces of a stream
 //! ```
 //!
-//! The users of this file, the fuzz target and `tests/simulation`, import `Input` and `naive`
-//! beside it.
+//! The fuzz target and `tests/simulation` include this file as a module. The parent module must
+//! import `Input` and `naive`.
 
 use std::mem::discriminant;
 use std::time::Duration;
@@ -38,8 +38,8 @@ enum Outcome {
     Fails(Option<ProxyError>),
 }
 
-/// Tests that a listener opens a connection exactly if its header allows this, that it reports this
-/// header, and that the frames behind it are those of the reference decoder.
+/// Tests that a listener opens a connection exactly if its header allows this, and reports this
+/// header. The frames after the header must be those of the reference decoder.
 pub fn proxied_listener(data: &[u8]) {
     let mut input = Input(data);
     let is_required = input.flag();
@@ -120,7 +120,7 @@ fn check_frames(record: &Record, reason: &CloseReason, decoded: &Decoded) {
     assert_eq!(fault, decoded.fault);
 }
 
-/// Returns the outcome that the documentation of [`ProxyProtocol`] promises to a trusted peer.
+/// Returns the outcome for a trusted peer, as the documentation of [`ProxyProtocol`] promises it.
 fn outcome(stream: &[u8], is_required: bool, len_max: usize) -> Outcome {
     let is_signed = stream.starts_with(SIGNATURE_V1) || stream.starts_with(SIGNATURE_V2);
     // The length of a header of version 2 follows its signature, command and family.
@@ -128,7 +128,7 @@ fn outcome(stream: &[u8], is_required: bool, len_max: usize) -> Outcome {
         Some(len) => 16 + usize::from(u16::from_be_bytes([len[0], len[1]])),
         None => 0,
     };
-    // The limit applies after the command is checked, and before the addresses are.
+    // The command is checked first, then the limit, and then the addresses.
     let is_too_long = stream.starts_with(SIGNATURE_V2)
         && matches!(stream.get(SIGNATURE_V2.len()), Some(0x20 | 0x21))
         && claimed > len_max;

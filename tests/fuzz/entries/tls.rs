@@ -8,7 +8,8 @@
 //! bytes that the session sends, and chooses when they arrive. The keys of a session are random, so
 //! a repeated input changes the same kind of bytes, but not the same values.
 //!
-//! The users of this file, the fuzz target and `tests/simulation`, import `Input` beside it.
+//! The fuzz target and `tests/simulation` include this file as a module. The parent module must
+//! import `Input`.
 
 use std::io::{Read, Write};
 use std::sync::{Arc, OnceLock};
@@ -40,7 +41,7 @@ const EXCHANGES_MAX: u32 = 1000;
 ///
 /// * the reactor does not panic and does not spin, and closes the connection exactly once;
 /// * it delivers only frames that the peer sent, in order;
-/// * it delivers all of them if no byte was changed and the peer ended its side;
+/// * it delivers all of these frames if no byte was changed and the peer ended its side;
 /// * it reports a clean end only if the peer sent a `close_notify`, and all frames before that
 ///   were delivered.
 pub fn tls(data: &[u8]) {
@@ -225,7 +226,7 @@ impl Run {
             let mut writer = self.session.writer();
             let written = writer.write(&[&line[..], b"\n"].concat());
             if written.expect("the session is open") <= len {
-                // The buffer of the session is full: it accepted a part of the line.
+                // The session accepted only a part of the line, because its buffer is full.
                 self.has_failed = true;
                 return;
             }

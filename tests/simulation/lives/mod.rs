@@ -27,8 +27,8 @@ const PORT: u16 = 7000;
 const SEEDS: u64 = 400;
 /// Number of operations of a script.
 const OPS: usize = 40;
-/// Virtual time within which everything arrives after the end of the faults. It is longer than all
-/// times of retransmission together, and than the default deadlines.
+/// Virtual time within which everything arrives after the end of the faults. It is longer than the
+/// sum of all retransmission delays, and longer than the default deadlines.
 const ARRIVAL_TIME_MAX: Duration = Duration::from_secs(300);
 /// Maximum number of turns without any progress, in a row.
 const IDLE_TURNS_MAX: u32 = 20;
@@ -57,8 +57,8 @@ const EVENTS: [&str; 17] = [
     "timer",
 ];
 
-/// One step of a script. The index of an end is a number modulo the number of ends in the run. A
-/// step for an end does nothing while the run has no ends.
+/// One step of a script. The index of an end is used modulo the number of ends in the run. A step
+/// for an end does nothing if the run has no end yet.
 #[derive(Debug, Clone)]
 enum Op {
     Connect {
@@ -308,7 +308,7 @@ impl Run {
         self.sim[self.nodes[node]].with(call);
     }
 
-    /// Calls a method of the handler that an end belongs to, unless its process has ended.
+    /// Calls a method of the handler of an end. Does nothing if the process of this end has ended.
     fn enter_end(&mut self, end: usize, call: impl FnOnce(&mut Node, &mut Cx<'_>, usize)) {
         let count = self.model.borrow().ends.len();
         let Some(index) = end.checked_rem(count) else {
@@ -539,7 +539,7 @@ impl Drop for Run {
     }
 }
 
-/// Runs a script with faults until the end.
+/// Runs a script. Faults happen until its last step.
 fn stays_safe(seed: u64, script: &[Op], coverage: &Rc<RefCell<Coverage>>) {
     let mut run = Run::new(seed, coverage);
     for op in script {
@@ -548,7 +548,8 @@ fn stays_safe(seed: u64, script: &[Op], coverage: &Rc<RefCell<Coverage>>) {
     run.check_queues();
 }
 
-/// Runs a script with faults that end. Then everything arrives, and everything is closed.
+/// Runs a script, and then ends all faults. Checks that everything arrives and that all connections
+/// close.
 fn comes_to_an_end(seed: u64, script: &[Op], coverage: &Rc<RefCell<Coverage>>) {
     let mut run = Run::new(seed, coverage);
     for op in script {
@@ -565,8 +566,9 @@ fn comes_to_an_end(seed: u64, script: &[Op], coverage: &Rc<RefCell<Coverage>>) {
     run.close_all();
 }
 
-/// Runs the scripts, and checks that each kind of event in [`EVENTS`] has happened, unless
-/// `UNSTICK_SEED` chooses one script. Prints the number of lives of connections per minute.
+/// Runs the scripts. Checks that each kind of event in [`EVENTS`] has happened. If `UNSTICK_SEED`
+/// chooses one script, this check is left out. Prints the number of lives of connections per
+/// minute.
 fn run_all(run: fn(u64, &[Op], &Rc<RefCell<Coverage>>)) {
     let (coverage, began) = (Rc::default(), Instant::now());
     scripts().check(|seed, script| run(seed, script, &coverage));

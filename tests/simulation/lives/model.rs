@@ -1,5 +1,5 @@
-//! The shadow model: the expected state of each end of each connection. It knows only the calls
-//! that were made and their results, and compares every callback with them.
+//! The shadow model: the expected state of each end of each connection. The model knows only the
+//! calls and their results, and checks every callback against the expected state.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -50,7 +50,8 @@ pub(crate) struct End {
     delivered: usize,
     is_paused: bool,
     credit: Option<u64>,
-    /// True if the first credit was granted in `on_frame`. The frame of that callback uses none.
+    /// True if the first credit was granted in `on_frame`. The frame of that callback uses no
+    /// credit.
     is_credit_fresh: bool,
     /// True if `on_drained` must come.
     is_above: bool,
@@ -261,7 +262,7 @@ impl Model {
         self.cover("frame");
     }
 
-    /// Uses the credit of a frame, after its callback.
+    /// Deducts the credit of a frame, after the callback of the frame.
     pub(crate) fn frame_returned(&mut self, index: usize) {
         let end = &mut self.ends[index];
         let is_counted = !std::mem::take(&mut end.is_credit_fresh);
@@ -562,8 +563,8 @@ impl Model {
             let Some(peer) = peer.filter(|_| is_alive && !end.is_foreign) else {
                 continue;
             };
-            // Neither end is read above its high watermark, so neither queue drains. With a memory
-            // limit, a rejected payload may have been above it.
+            // If each end is above its high watermark, neither end reads, so neither queue drains.
+            // With a memory limit, `may_drain` means that the end may be above its high watermark.
             let is_held =
                 |end: &End| (end.is_above || end.may_drain) && !self.rules.reads_above_high;
             if is_held(end) && is_held(peer) {

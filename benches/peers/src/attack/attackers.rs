@@ -82,7 +82,7 @@ fn goes_on(stop: &AtomicBool) -> bool {
     !stop.load(Ordering::Relaxed)
 }
 
-/// Writes bytes, as many as the socket takes at once. Returns false if the connection has ended.
+/// Writes once, as many bytes as the socket takes. Returns false if the connection has ended.
 #[expect(
     clippy::unused_io_amount,
     reason = "an attacker does not care how many bytes the socket takes"
@@ -123,7 +123,8 @@ fn with_connections(
     }
 }
 
-/// Announces frames of 4 GiB, of 1 GiB and of a legal mebibyte, each on its own connection.
+/// Announces frames of 4 GiB, 1 GiB and 1 MiB, each on its own connection. The length of 1 MiB is
+/// legal.
 fn length_bombs(target: Target, stop: &AtomicBool) {
     for length in [u32::MAX as usize, 1 << 30, 1 << 20].into_iter().cycle() {
         if !goes_on(stop) {
@@ -166,8 +167,8 @@ fn empty_frames(target: Target, stop: &AtomicBool) {
 
 /// Requests echoes and never reads them.
 fn slow_readers(target: Target, stop: &AtomicBool) {
-    // All bytes are zero after the prefix. If the socket takes a part of a frame, the server
-    // usually finds empty frames after it.
+    // All bytes are zero after the prefix. If the socket takes only a part of a frame, the next
+    // write still starts a new frame. The server usually reads the surplus zeros as empty frames.
     let mut frame = target.framing.prefix(16 * 1024);
     frame.extend(vec![0; 16 * 1024]);
     with_connections(target, stop, SLOW_READERS, |stream, _| {

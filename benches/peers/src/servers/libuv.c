@@ -4,9 +4,9 @@
  *   read -> input (one for all) -> frames in place -> output (one for all) -> uv_try_write
  *                             \-> partial frame                         \-> uv_write: the rest
  *
- * The rest of a long partial frame is read directly into the buffer of that frame. If memory
- * cannot be allocated, the program ends, as a Rust program does. An error of the library ends the
- * connection, or during start-up the program.
+ * The rest of a long partial frame is read directly into the buffer of that frame. If memory cannot
+ * be allocated, the program ends, as a Rust program does. An error of the library ends the
+ * connection; during start-up, it ends the program.
  */
 #include <stdint.h>
 #include <stdlib.h>
@@ -21,8 +21,8 @@ typedef int (*announce_cb)(uint16_t port);
 enum {
     INPUT_LEN = 256 * 1024,
     PREFIX_LEN = 4,
-    /* The rest of a partial frame of at least this length is read into the buffer of the frame.
-     * Each read has space for at least this many bytes. */
+    /* If at least this many bytes of a partial frame have arrived, the next read writes directly
+     * into the buffer of the frame. That read has space for at least this many bytes. */
     DIRECT_LEN = 64 * 1024,
     BACKLOG = 4096,
     /* Maximum length that uv__udp_recvmmsg can use in one call: 20 datagrams of up to 64 KiB. */

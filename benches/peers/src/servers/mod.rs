@@ -186,8 +186,8 @@ pub(crate) const LEFT_OUT: &[&str] = &[
     "asio (Debian: libasio-dev)",
 ];
 
-/// Servers that never sleep. The benchmark `busy` measures one of them at a time, because on a
-/// shared core each server would take the CPU time of the others.
+/// Servers that never sleep. The benchmark `busy` measures one of them at a time: on a shared core,
+/// each server would take the CPU time of the others.
 pub(crate) const BUSY: &[Server] = &[
     Server {
         name: "epoll-busy",

@@ -80,8 +80,8 @@ struct Front {
 }
 
 impl Front {
-    /// Hands a socket to the worker with the fewest connections. A full queue drops the socket,
-    /// which closes it.
+    /// Hands a socket to the worker with the fewest connections. If the queue of posts of this
+    /// worker is full, the socket is dropped, which closes it.
     fn hand_out(&self, detached: Detached) {
         let least = self
             .members

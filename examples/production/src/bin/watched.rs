@@ -23,7 +23,8 @@ use unstick::{
     Origin, ProxyHeader, ProxyProtocol, Reactor, ShutdownPhase, ShutdownPlan,
 };
 
-/// Interval at which the reactor publishes its metrics. A scrape reads values of this age at most.
+/// Interval at which the reactor publishes its metrics. The values in a scrape are at most this
+/// old.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(250);
 /// Upper bounds of the buckets of the histograms, in seconds.
 const BUCKETS: [f64; 9] = [1e-6, 1e-5, 1e-4, 1e-3, 5e-3, 0.01, 0.05, 0.1, 1.0];

@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::step::Step;
 use super::system::{self, Outcomes};
 
-/// Time to wait before each poll: one value per repeated run. If the machine is busy, the kernel
-/// delivers to a loopback socket a little later than in the call that sends.
+/// Time to wait before each poll: one value per repeated run. On a busy machine, the kernel
+/// delivers bytes to a loopback socket only some time after the call that sends them.
 const PATIENCE: [Duration; 9] = {
     let millis = Duration::from_millis;
     [
@@ -41,8 +41,8 @@ impl Difference {
             .count()
     }
 
-    /// Returns the script as text, with the outcome of each step. If the outcomes differ, the
-    /// second one follows, with the name `other`.
+    /// Returns the script as text, with the outcome of each step. If the two outcomes of a step
+    /// differ, the second outcome follows, with the name `other`.
     pub(super) fn report(&self, other: &str) -> String {
         let mut report = String::new();
         for (index, step) in self.steps.iter().enumerate() {
@@ -60,8 +60,8 @@ impl Difference {
 /// Returns true if the outcomes are equal, apart from the events of acknowledged FINs.
 ///
 /// The guide page `simulated_kernel` lists this difference: when the peer acknowledges the FIN of a
-/// socket, up to 40 ms later, the kernel reports one more event, which says only that the socket
-/// is writable.
+/// socket, up to 40 ms later, the kernel reports one more event. This event says only that the
+/// socket is writable.
 fn are_equal(steps: &[Step], simulated: &Outcomes, real: &Outcomes) -> bool {
     let mut shut = BTreeSet::new();
     let mut outcomes = steps.iter().zip(simulated.iter().zip(real));
@@ -82,8 +82,9 @@ fn are_equal(steps: &[Step], simulated: &Outcomes, real: &Outcomes) -> bool {
     })
 }
 
-/// Returns the name of a difference that the guide page `simulated_kernel` lists, if a random
-/// script can meet it. The rest of the script is then not compared.
+/// Returns the name of the difference between the two outcomes of a step, if it is a known one. The
+/// guide page `simulated_kernel` lists all known differences; this function has those that random
+/// scripts can meet. The rest of the script is then not compared.
 fn known_difference(step: Step, simulated: &str, real: &str) -> Option<&'static str> {
     match (step, simulated, real) {
         (Step::Shut(_), "NotConnected", "done") => Some("shutdown of a pending connect"),

@@ -6,7 +6,8 @@ use crate::testkit::Random;
 /// Maximum number of sockets of a script.
 const SOCKETS_MAX: usize = 9;
 
-/// A random script so far, and its open sockets, so that the next step can use one of them.
+/// The steps of a random script that is being generated, and the sockets that these steps leave
+/// open. The next step can use one of these sockets.
 struct Generator {
     random: Random,
     steps: Vec<Step>,

@@ -418,7 +418,8 @@ fn call_stream(
     }
 }
 
-/// Writes at most the next `len` bytes to a stream, and returns how many it took.
+/// Writes at most the next `len` bytes to a stream, and returns the number of bytes that the stream
+/// took.
 fn write(stream: &mut Stream, written: &mut usize, len: usize) -> io::Result<usize> {
     let bytes: Vec<u8> = (*written..*written + len).map(value_at).collect();
     let len = stream.write(&bytes)?;
@@ -426,7 +427,8 @@ fn write(stream: &mut Stream, written: &mut usize, len: usize) -> io::Result<usi
     Ok(len)
 }
 
-/// Reads at most `len` bytes of a stream, and checks that they are the next ones.
+/// Reads at most `len` bytes of a stream, and checks that they are the next bytes that were
+/// written.
 fn read_once(stream: &mut Stream, read: &mut usize, len: usize) -> io::Result<usize> {
     let mut buf = vec![0; len];
     let len = stream.read(&mut buf)?;

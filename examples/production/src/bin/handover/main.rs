@@ -22,8 +22,8 @@
 //! during the handover wait in its backlog. Datagrams wait in the receive buffer of the UDP socket.
 //!
 //! Under systemd, the first process takes the sockets of its `.socket` unit. Each process reports
-//! that it is ready, and stores the listener and the UDP socket in the service manager
-//! (`FileDescriptorStoreMax=2`), so that a restart after a crash finds them. It also feeds the
+//! that it is ready. It stores the listener and the UDP socket in the service manager
+//! (`FileDescriptorStoreMax=2`), so that they survive a crash of the process. It also feeds the
 //! watchdog of the service manager (`WatchdogSec=`).
 
 mod message;
@@ -54,7 +54,7 @@ fn framing() -> Framing {
     Framing::length_u32()
 }
 
-/// The sockets that are no connections.
+/// The sockets that are not connections.
 #[derive(Clone, Copy)]
 struct Sockets {
     service: ListenerId,
@@ -258,8 +258,8 @@ fn take_rest(
     }
 }
 
-/// Opens all sockets. Takes each one from the predecessor, from systemd, or opens it at its
-/// address. Returns the number of connections of the predecessor.
+/// Opens all sockets. Takes each socket from the predecessor or from systemd, or opens the socket
+/// at its address. Returns the number of connections of the predecessor.
 fn open_sockets(
     cx: &mut Context<'_, Server>,
     arguments: Arguments,

@@ -48,8 +48,8 @@ pub(crate) fn report_stopping() {
     log_failure(sd_notify::notify(&[NotifyState::Stopping]));
 }
 
-/// Returns the time between two reports to the watchdog, if it is on: half of the time after which
-/// the service manager kills a process that reports nothing.
+/// Returns the time between two reports to the watchdog, or `None` if the watchdog is off. The
+/// service manager kills a process that is silent for twice this time.
 pub(crate) fn watchdog_interval() -> Option<Duration> {
     sd_notify::watchdog_enabled().map(|time| time / 2)
 }
