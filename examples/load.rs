@@ -31,9 +31,9 @@ Usage: load ADDR [OPTION]...
 Prints the messages per second, and percentiles and a histogram of the time from send
 to echo. The exit code is 1 if a connection fails, an echo differs, or no echo arrives.";
 
-/// Number of buckets for each power of two. Below 16 us, each microsecond has its own bucket. From
-/// 16 us on, a power of two uses only its upper eight buckets. Their width is at most an eighth of
-/// the latency.
+/// Number of buckets in a group. The first group has a bucket for each microsecond below 16 us.
+/// Each later group is for one power of two, and only its upper eight buckets are used. The width
+/// of such a bucket is at most an eighth of the latency.
 const PARTS: usize = 16;
 
 /// Counts of latencies in microseconds, in buckets whose width grows with the latency.

@@ -77,7 +77,7 @@ pub struct Config {
     /// `write_queue_bytes_max`.
     ///
     /// Default: 260 KiB, the maximum length of one read. So the echo of one read does not exceed
-    /// the watermark, which would stop the reading.
+    /// the watermark and does not stop the reading.
     pub write_high_bytes: usize,
     /// Low watermark of a write queue, in bytes.
     ///
@@ -156,7 +156,7 @@ pub struct Config {
     /// The limit applies only to accepted connections. If it is reached, a further connection that
     /// does not open at once is closed and reported as refused.
     ///
-    /// Default: 4,096. A handshake holds up to about 20 KB, so all handshakes take at most 80 MB.
+    /// Default: 4,096. A handshake holds up to about 20 KB, so all handshakes take about 80 MB.
     pub preparing_max: usize,
     /// Number of connections whose TLS handshake may continue per turn. At least 1.
     ///

@@ -1,5 +1,6 @@
-//! Runs the entry function of each fuzz target except `tls` with the inputs of its committed
-//! corpus, and with short inputs. `tests/simulation` runs the corpus of `tls`.
+//! Runs the entry function of each fuzz target, except `tls` and `proxied_listener`, with the
+//! inputs of its committed corpus, and with short inputs. `tests/simulation` runs the corpora of
+//! those two.
 
 #[path = "fuzz/entries/lib.rs"]
 mod entries;

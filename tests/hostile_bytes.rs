@@ -15,9 +15,9 @@ use streams::{deframe, frame, garbage, mutate, payload, pieces};
 /// of spare capacity for one read after a partial frame, rounded up, and the old buffer during
 /// growth.
 const BASE_BYTES: u64 = 3 * 8 * 1024;
-/// Maximum memory of a deframer per byte received, in bytes. A buffer contains the bytes and spare
-/// capacity of four times their length, rounded up to a power of two. During growth, the old buffer
-/// exists too.
+/// Maximum memory of a deframer per byte received, in bytes. A buffer grows to four times the bytes
+/// that it holds, rounded up to a power of two, so to less than eight times. While its bytes are
+/// copied, the smaller old buffer exists too.
 const GROWTH_MAX: u64 = 15;
 
 /// Returns framings of every kind, each with five length limits, and the bytes with a meaning in

@@ -287,7 +287,8 @@ fn record(record: &TlsRecordSpan) -> Block {
     }
 }
 
-/// Returns the block of a write or read, whose span is on the wire.
+/// Returns the block of a write or read with TLS. The offset and the length of `span` count bytes
+/// on the wire, and those of the block count plaintext.
 fn on_wire(span: &Span, records: &[TlsRecordSpan]) -> Block {
     let offset = plaintext_at(records, span.offset);
     Block {

@@ -52,8 +52,9 @@ impl Buf {
         }
     }
 
-    /// Returns the number of bytes for which every buffer of this capacity has memory. A long
-    /// buffer may have up to [`PAGE_LEN`] bytes more.
+    /// Returns the number of bytes that fit into every buffer of this capacity: the capacity and,
+    /// from [`HEADER_SPARE_LEN_MIN`] on, the additional bytes for a header. A long buffer may hold
+    /// up to [`PAGE_LEN`] bytes more.
     pub(crate) const fn len_max_of(capacity: usize) -> usize {
         if capacity < HEADER_SPARE_LEN_MIN {
             capacity

@@ -197,8 +197,8 @@ impl Connection {
         let _ = self.session.write_tls(&mut self.stream);
     }
 
-    /// Writes records until the socket buffer is full. If it is full, registers for writability to
-    /// continue later.
+    /// Writes records until none is left or the socket buffer is full. Registers for writability if
+    /// records are left.
     fn write(&mut self, epoll: &Epoll, key: usize) -> io::Result<()> {
         while self.session.wants_write() {
             match self.session.write_tls(&mut self.stream) {

@@ -1,4 +1,4 @@
-//! Tests of skipping: a notice replaces each frame over the limit, and every other frame is
+//! Tests of skipping: a notice replaces each frame over the limit, and all other frames are
 //! delivered.
 
 use super::super::DecodeInput;

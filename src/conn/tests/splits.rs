@@ -205,8 +205,8 @@ fn every_one_and_two_cuts_of_a_long_stream_give_the_same_frames(name: &'static s
     }
 }
 
-/// The long read has more bytes than one decode step takes while the length of the frame is
-/// unknown.
+/// A decode step takes a limited number of new bytes while the length of a frame is unknown. The
+/// long read has more bytes than that.
 fn a_short_read_before_a_long_one_gives_the_same_frames(name: &'static str) {
     let mut sink = Collect::new();
     let plan = Section::all(name, 1 << 20);

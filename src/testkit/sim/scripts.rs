@@ -225,8 +225,8 @@ fn run<S>(test: &impl Fn(u64, &[S]), seed: u64, script: &[S]) -> Result<(), Stri
     result.map_err(|panic| message(&*panic))
 }
 
-/// Installs a panic hook that prints nothing for a script that runs. It calls the former hook for
-/// all other panics.
+/// Installs a panic hook that prints nothing about a panic of a running script. It calls the former
+/// hook for all other panics.
 fn silence_panics() {
     static INSTALLED: Once = Once::new();
     INSTALLED.call_once(|| {

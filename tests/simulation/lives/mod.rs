@@ -27,7 +27,7 @@ const PORT: u16 = 7000;
 const SEEDS: u64 = 400;
 /// Number of operations of a script.
 const OPS: usize = 40;
-/// Virtual time within which everything arrives after the end of the faults. It is longer than the
+/// Virtual time after the end of the faults, within which everything arrives. It is longer than the
 /// sum of all retransmission delays, and longer than the default deadlines.
 const ARRIVAL_TIME_MAX: Duration = Duration::from_secs(300);
 /// Maximum number of turns without any progress, in a row.

@@ -234,7 +234,8 @@ fn take_listener(
     }
 }
 
-/// Takes the UDP socket and all connections of the predecessor. Returns the number of connections.
+/// Takes the UDP socket and all connections of the predecessor. Returns the id of the UDP socket,
+/// if there was one, and the number of connections.
 fn take_rest(
     cx: &mut Context<'_, Server>,
     mut predecessor: UnixStream,
