@@ -214,7 +214,7 @@ fn connections_max_refuses_and_counts_the_next_connection() {
     common::send_fin(&leaving);
     let mut leaving = leaving;
     assert_eq!(leaving.read(&mut [0]).expect("the server sends its FIN"), 0);
-    // The slot becomes free at the end of the turn, after `on_close`.
+    // The connection counts until the end of the turn, after `on_close`.
     let mut next = server.connect();
     assert_eq!(round_trip(&mut next, b"in its place"), b"in its place");
     drop((accepted, next, refused));

@@ -110,9 +110,9 @@ fn reset_was_an_orderly_end_behind_the_proxy() {
     }
 }
 
-// If a side of the proxy did not read, the proxy did not read from this side either. So the bytes
-// of a flooded side did not arrive. A server that replied before it had read everything waited
-// forever.
+// If one peer of the proxy (the client or the server) did not read, the proxy also stopped reading
+// from this peer. So the bytes that this peer sent did not arrive. Here the client floods the
+// server, and the server replies before it has read everything.
 #[test]
 fn flooded_side_of_the_proxy_could_not_send() {
     let (_proxy, mut client, mut server) = proxied();
@@ -216,7 +216,8 @@ fn interrupted_wake_up_delayed_a_post() {
     }
     for error in ["EINTR", "EAGAIN"] {
         let inject = format!("inject=write:error={error}:when=1+2");
-        // The path selects the event descriptor of mio's waker, which is the only one (eventfd(2)).
+        // `-P` traces only the calls on event descriptors (eventfd(2)). The process has only one:
+        // that of mio's waker.
         let waker = ["-P", "anon_inode:[eventfd]"];
         let options = [&waker[..], &["-e", "trace=write", "-e", &inject]].concat();
         let Some(traced) = common::strace::rerun(NAME, &options) else {

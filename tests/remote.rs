@@ -199,8 +199,8 @@ fn post_to_a_dropped_reactor_returns_the_closure() {
         .expect("shutdown of a dropped reactor is not an error");
 }
 
-/// The closure owns a value that posts when it is dropped. The reactor drops the closure, and this
-/// must not cause a deadlock.
+/// A queued post is a closure that owns a value, and the drop of this value posts again. When the
+/// reactor is dropped, it drops the closure. This must not cause a deadlock.
 #[test]
 fn drop_of_a_post_may_post_without_deadlock() {
     struct PostsOnDrop(Remote<Tally>, mpsc::Sender<bool>);

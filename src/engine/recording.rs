@@ -161,8 +161,8 @@ mod tests {
         assert_eq!(engine.take_recording().events().len(), 3);
     }
 
-    // Regression test: a datagram that was dropped before any system call was recorded with the
-    // time of the previous event.
+    // Regression test: if a datagram was dropped without a system call, its record had the time of
+    // the previous event.
     #[test]
     fn dropped_datagram_has_the_start_of_its_turn() {
         let config = Config {

@@ -366,8 +366,9 @@ impl Input<'_> {
         loop {
             if state.is_reframed() {
                 frames.engine().decode_with_new_framing(token);
-                // A callback replaced the framing. Apart from `on_peek`, which `peek` handles, all
-                // callbacks run between two frames, when no skip needs the former framing.
+                // A callback replaced the framing of the active connection. The callbacks of a
+                // dispatch run between two frames, so no skip needs the former framing. The
+                // exception is `on_peek`, which `peek` handles.
                 self.assembler.reframe_between_frames();
                 state = frames.engine().active_state();
                 continue;

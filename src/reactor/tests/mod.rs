@@ -1,4 +1,5 @@
-//! Tests of the reactor with scripted sockets: each result of a read or a write, and stale events.
+//! Tests of the whole reactor over simulated sockets. This file tests the results of reads, stale
+//! events and the reuse of ids.
 
 mod connects;
 mod dispatch;

@@ -109,7 +109,8 @@ pub fn proxied_listener(data: &[u8]) {
     assert_eq!(sim[node].stats().connections, 0);
 }
 
-/// Compares the frames and the close of an open connection with the reference decoder.
+/// Checks a connection that was opened and then closed: its frames and the reason of its close must
+/// be those of the reference decoder.
 fn check_frames(record: &Record, reason: &CloseReason, decoded: &Decoded) {
     assert_eq!(record.frames, decoded.frames);
     let fault = match reason {
