@@ -226,10 +226,10 @@ pub trait Handler: Sized {
     ///
     /// The default does not suit a handler that computes replies later. A peer may send its request
     /// and its FIN together. The default then closes the connection, and a `send` 100 ms later
-    /// fails with [`SendError::Closing`]. Such a handler overrides this callback. If the callback
-    /// does not close the connection, the connection stays open for output until the handler closes
-    /// it. No deadline ends the connection, so set
-    /// [`Config::idle_timeout`](crate::Config::idle_timeout).
+    /// fails: with [`SendError::Gone`], or with [`SendError::Closing`] if earlier output is still
+    /// queued. Such a handler overrides this callback. If the callback does not close the
+    /// connection, the connection stays open for output until the handler closes it. No deadline
+    /// ends the connection, so set [`Config::idle_timeout`](crate::Config::idle_timeout).
     ///
     /// # Examples
     ///

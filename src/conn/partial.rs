@@ -87,8 +87,8 @@ enum Held {
 /// that framing finds the end of the frame. The arguments of the function are the bytes, and true
 /// if the stream has ended.
 ///
-/// The function is a trait object, so that the code that drops a partial frame stays short. Longer
-/// code would cost 6 instructions per frame.
+/// The function is a boxed trait object, so that the destructor of [`Partial`] stays short. A
+/// longer destructor would cost 6 instructions per frame.
 pub(crate) struct Former(pub(super) Box<FormerStep>);
 
 pub(super) type FormerStep = dyn for<'a> FnMut(&'a [u8], bool) -> CheckedStep<'a> + Send + Sync;
@@ -115,8 +115,8 @@ pub(crate) struct Partial {
     pub(super) buf: GrowBuf,
     /// State of the bytes in `buf`.
     held: Held,
-    /// Time from which the frame deadline counts: the arrival of the first byte, or a later
-    /// delivery of the frame before it, or a later restart.
+    /// Start of the frame deadline. This is the latest of three times: the arrival of the first
+    /// byte in `buf`, the delivery of the previous frame, and the last restart of the deadline.
     pub(super) since: Stamp,
     /// State of a built-in codec for the frame that begins at the first byte.
     pub(super) scan: ScanState,

@@ -756,7 +756,7 @@ impl State {
         self.clear(READABLE);
     }
 
-    /// Records that the filter holds input, or that a read need no longer wait for a write.
+    /// Records that the filter holds input, or that a read no longer has to wait for a write.
     pub(crate) fn mark_readable(&mut self) {
         self.set(READABLE);
     }

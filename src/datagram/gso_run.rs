@@ -28,7 +28,7 @@ pub(crate) struct GsoRun<'a> {
 /// Maximum number of datagrams of a GSO run. Every Linux with GSO takes this number of segments
 /// (`UDP_MAX_SEGMENTS`).
 const RUN_COUNT_MAX: usize = 64;
-/// Maximum length of a GSO run: the 65,535 bytes of a packet less the headers of IPv4 and UDP.
+/// Maximum length of a GSO run: the 65,535 bytes of a packet minus the headers of IPv4 and UDP.
 const RUN_LEN_MAX: usize = 65_507;
 
 impl<'a> GsoRun<'a> {

@@ -111,8 +111,8 @@ impl Stream {
         (self.send.len(), self.has_sent_fin)
     }
 
-    /// Returns true if the connect of a closed socket continues. A raw peer may send bytes and
-    /// close its socket before the connection is open.
+    /// Returns true if the socket still connects although it is closed already. A raw peer may send
+    /// bytes and close its socket before the connection is open.
     pub(super) fn connects_after_close(&self) -> bool {
         self.is_raw && self.has_sent_fin
     }
