@@ -208,6 +208,22 @@ fn datagram_to_a_closed_port_is_refused() {
     );
 }
 
+/// A signal interrupts every second call. A connect does not wait, so no signal interrupts it.
+#[test]
+fn interrupted_calls_are_repeated() {
+    let mut sim = Simulation::new(1);
+    let (server, client) = (echo(&mut sim), sim.reactor(Echo::default()));
+    for node in [server, client] {
+        sim.set_faults(node, Faults::new().interrupted_percent(50));
+    }
+    for _ in 0..50 {
+        sim[client].connect(server.addr(7000), Framing::line(), ());
+    }
+    sim.run_for(SEC);
+    assert_eq!(sim[client].handler().opens, 50);
+    assert_eq!(sim[server].handler().opens, 50);
+}
+
 #[test]
 fn planned_errors_hit_the_next_calls_only() {
     let mut sim = Simulation::new(1);

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use unstick::testkit::sim::{Node, PeerState, Simulation};
+use unstick::testkit::sim::{Link, Node, PeerState, Simulation};
 use unstick::{
     Backoff, CloseReason, Closed, ConnId, Context, Detached, Framing, Handler, Origin, Reconnect,
     TimerId,
@@ -145,6 +145,35 @@ fn unix_addresses_are_shared_by_all_hosts() {
     sim.run_for(SEC);
     let (_, data) = raw.recv().expect("the reply has arrived");
     assert_eq!(data, b"word");
+}
+
+#[test]
+#[cfg(unix)]
+fn links_do_not_carry_unix_sockets() {
+    let mut sim = Simulation::new(1);
+    sim.set_links(
+        Link::new()
+            .latency(SEC)
+            .loss_percent(50)
+            .duplicate_percent(50),
+    );
+    let node = program(&mut sim);
+    let path = |name: &str| unstick::UnixAddr::from_pathname(name).expect("the path is short");
+    sim[node]
+        .listen(path("/stream"), Framing::line())
+        .expect("the path is free");
+    let from = sim.bind_datagrams(path("/from"));
+    let to = sim.bind_datagrams(path("/to"));
+    let peer = sim.connect(path("/stream"));
+    for _ in 0..20 {
+        from.send_to(path("/to"), b"word")
+            .expect("the queue has space");
+        assert_eq!(to.recv().expect("the datagram has arrived").1, b"word");
+        assert!(to.recv().is_none(), "the datagram arrived twice");
+        peer.send(b"hello\n");
+        sim.expect(peer, b"hello\n");
+    }
+    assert_eq!(sim.now(), Duration::ZERO);
 }
 
 #[test]

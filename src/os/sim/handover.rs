@@ -32,7 +32,7 @@ impl SimSocket {
             return None;
         };
         self.with(|state, socket| {
-            state.sockets[socket].registration = None;
+            state.deregister(socket);
             state.stream(socket).script.was_deregistered();
             state.stand_ins.push(StandIn {
                 given: given.as_raw_fd(),

@@ -303,6 +303,16 @@ impl State {
         }
     }
 
+    /// Deregisters a socket. Its poll reports no further event for it, as after `EPOLL_CTL_DEL`.
+    pub(super) fn deregister(&mut self, index: usize) {
+        if let Some(registration) = self.sockets[index].registration.take()
+            && registration.is_listed
+        {
+            let changed = &mut self.polls[registration.poll].changed;
+            changed.retain(|listed| *listed != index);
+        }
+    }
+
     fn take_events(&mut self, poll: usize) -> Vec<SimEvent> {
         let mut events = Vec::new();
         for index in std::mem::take(&mut self.polls[poll].changed) {

@@ -76,7 +76,7 @@ impl SimSocket {
 impl State {
     /// Deregisters and closes a socket.
     pub(super) fn close_socket(&mut self, index: usize) {
-        self.sockets[index].registration = None;
+        self.deregister(index);
         if std::mem::replace(&mut self.sockets[index].is_closed, true) {
             return;
         }

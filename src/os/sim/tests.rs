@@ -141,6 +141,24 @@ fn registration_reports_a_socket_that_is_already_ready() {
     assert_eq!(error.kind(), ErrorKind::AlreadyExists);
 }
 
+/// A detached stream is adopted by the reactor of another poll.
+#[test]
+#[cfg(unix)]
+fn former_poll_reports_no_event_of_an_adopted_stream() {
+    let (world, mut first) = set_up();
+    let mut second = SimPoll::new(world, 0);
+    let (peer, socket) = connected(world, &first);
+    peer.send(b"word");
+    let detached = socket.detach().expect("the process has descriptors");
+    let adopted = world.adopt(&detached).expect("the stream is simulated");
+    second
+        .register(adopted, PollToken(8))
+        .expect("the socket is not registered any more");
+    assert_eq!(events(&mut first), []);
+    assert_eq!(events(&mut second), [(8, BOTH)]);
+    assert_eq!(events(&mut second), []);
+}
+
 #[test]
 fn bytes_and_fin_that_arrive_together_make_one_event() {
     let (world, mut poll) = set_up();
