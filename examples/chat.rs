@@ -54,7 +54,7 @@ struct Member {
 struct Chat {
     /// The nicknames of all members, by room.
     rooms: BTreeMap<String, BTreeMap<ConnId, String>>,
-    /// For each client, the number of lines whose credit the timer has not given back yet.
+    /// Number of lines of each client whose credit the timer has not given back yet.
     spent: BTreeMap<ConnId, u64>,
 }
 
